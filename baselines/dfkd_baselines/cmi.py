@@ -1,0 +1,147 @@
+"""Contrastive model inversion (Fang et al., arXiv 2105.08584)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench.blocks.batchnorm import bn_loss
+from dfkd_bench.blocks.contrastive import InstanceBank, ProjectionHead, contrastive_loss, instance_features
+from dfkd_bench.blocks.generators import Generator, reset_generator
+from dfkd_bench.blocks.kd import agreement_adversary, kl_divergence
+from dfkd_bench.blocks.views import crop_and_flip, random_resized_crop
+
+
+class CmiOptions(StageOptions):
+    """Options of `cmi`; the defaults are the released script that starts from nothing, on CIFAR-10."""
+
+    batch_size: int = Field(256, ge=1, description="images in a round")
+    steps: int = Field(200, ge=1, description="optimisation steps in a round")
+    warmup_steps: int | None = Field(
+        None, ge=1, description="optimisation steps in a warm-up round; none: as in the others"
+    )
+    lr: float = Field(1e-3, gt=0, description="Adam's learning rate of generator, latents and projection head")
+    latent_dim: int = Field(256, ge=1, description="length of a latent")
+    bn: float = Field(1.0, ge=0, description="weight of the BatchNorm statistics' distance")
+    oh: float = Field(1.0, ge=0, description="weight of the cross-entropy with the wanted classes")
+    adv: float = Field(
+        0.5, ge=0, description="weight of the adversary; off in the warm-up, where there is no student yet"
+    )
+    adv_kind: Literal["agreement", "all"] = Field(
+        "agreement", description="agreement: only where teacher and student agree"
+    )
+    cr: float = Field(0.8, ge=0, description="weight of the contrast between images")
+    cr_tau: float = Field(0.1, gt=0, description="temperature of the contrast")
+    instance_bank: int = Field(40_960, ge=1, description="images whose features the contrast remembers")
+    negatives: int = Field(4096, ge=0, description="remembered images that each step draws")
+    head_dim: int = Field(256, ge=1, description="length of the projected features")
+    local_area: float = Field(0.25, gt=0, le=1, description="least part of the area that a local view shows")
+    reset: bool = Field(True, description="start each round from fresh generator weights")
+
+
+class ContrastiveInversion(Synthesizer[CmiOptions]):
+    """Each round inverts a generator and its latents: bn L_bn + oh CE(T(x), y) + adv L_adv + cr L_cr (eq. 7).
+
+    All but the contrast look at the global view (pad, crop, flip); the contrast sets each image's local view apart
+    from the views of all others. The batch with the lowest loss is kept.
+    """
+
+    Options = CmiOptions
+    requires = frozenset({"batchnorm"})
+
+    def __init__(self, options: CmiOptions, context: StageContext) -> None:
+        super().__init__(options, context)
+        dim = sum(layer.num_features for layer in context.teacher.batchnorm_layers)
+        with context.seeded():
+            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.head = ProjectionHead(dim, options.head_dim).to(context.device)
+        context.ledger.watch(self.generator, "generator")
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), options.lr, fused=True)
+        self.bank = InstanceBank(options.instance_bank, dim, context.device)
+
+    def synthesize(self, round: Round) -> SyntheticBatch:
+        """`batch_size` images with uniformly drawn, sorted target classes."""
+        options, context = self.options, self.context
+        generator, device = context.generator, context.device
+        shape = (options.batch_size, options.latent_dim)
+        latents = torch.randn(shape, generator=generator, device=device, requires_grad=True)
+        targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
+        if options.reset:
+            reset_generator(self.generator, generator)
+        optimizer = torch.optim.Adam(
+            [{"params": self.generator.parameters()}, {"params": [latents]}], options.lr, (0.5, 0.999), fused=True
+        )
+        best_loss, best = torch.full((), torch.inf, device=device), tuple[Tensor, ...]()
+        steps = (options.warmup_steps or options.steps) if round.warmup else options.steps
+        self.generator.train()
+        for step in range(steps):
+            with context.autocast():
+                images = self.generator(latents)
+            images = images.float()
+            loss, local, glob = self._loss(images, targets, adversarial=options.adv > 0 and not round.warmup)
+            now = (images.detach(), local.detach(), glob.detach())
+            # On the device, without asking it: the first iterate is always taken, a later one if it is better.
+            better = loss.detach() < best_loss
+            best = now if not best else tuple(torch.where(better, new, old) for new, old in zip(now, best, strict=True))
+            best_loss = torch.minimum(loss.detach(), best_loss)
+            optimizer.zero_grad(set_to_none=True)
+            self.head_optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if options.cr:
+                self.head_optimizer.step()
+            context.tick(step + 1, steps)
+        if options.cr:
+            self.bank.add(best[1], best[2])
+        return SyntheticBatch(best[0].clamp(0, 1), targets)
+
+    def _loss(self, images: Tensor, targets: Tensor, *, adversarial: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The total, and the instance features of the local and the global views."""
+        options, context = self.options, self.context
+        transform = context.card.transform
+        seen = context.teacher.observe(view := crop_and_flip(images, transform, context.generator), batchnorm=True)
+        loss = options.bn * bn_loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
+        if adversarial:
+            student = context.student(view)
+            adversary = agreement_adversary if options.adv_kind == "agreement" else _all_adversary
+            loss = loss + options.adv * adversary(student, seen.logits)
+        glob = instance_features(seen.batchnorm)
+        if not options.cr:
+            return loss, glob, glob
+        close = random_resized_crop(images, context.generator, scale=(options.local_area, 1.0), flip=transform.flip)
+        local = instance_features(context.teacher.observe(close, batchnorm=True).batchnorm)
+        return loss + options.cr * self._contrast(local, glob), local, glob
+
+    def _contrast(self, local: Tensor, glob: Tensor) -> Tensor:
+        old_local, old_glob = self.bank.sample(self.options.negatives, self.context.generator)
+        with self.context.autocast():
+            projected_local = self.head(torch.cat((local, old_local)))
+            with torch.no_grad():
+                projected_glob = self.head(torch.cat((glob, old_glob)))
+        return contrastive_loss(projected_local, projected_glob, len(local), self.options.cr_tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Head, its optimiser, the generator's weights and the instance bank."""
+        return {
+            "generator": self.generator.state_dict(),
+            "head": self.head.state_dict(),
+            "head_optimizer": self.head_optimizer.state_dict(),
+            "bank": self.bank.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.generator.load_state_dict(state["generator"])
+        self.head.load_state_dict(state["head"])
+        self.head_optimizer.load_state_dict(state["head_optimizer"])
+        self.bank.load_state_dict(state["bank"])
+
+
+def _all_adversary(student: Tensor, teacher: Tensor) -> Tensor:
+    return -kl_divergence(student, teacher)

@@ -1,0 +1,105 @@
+"""DeepInversion and Adaptive DeepInversion (Yin et al., arXiv 1912.08795): pixels optimised under the teacher."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from dfkd_bench import Round, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench.blocks.batchnorm import bn_loss
+from dfkd_bench.blocks.image_priors import l2_norm, total_variation
+from dfkd_bench.blocks.kd import js_divergence, released_js
+from dfkd_bench.blocks.views import jitter_and_flip
+
+
+class DeepInversionOptions(StageOptions):
+    """Options of `deepinversion`; the defaults are the CMI lineage's script for CIFAR-10."""
+
+    batch_size: int = Field(256, ge=1, description="images in a round")
+    steps: int = Field(1000, ge=1, description="optimisation steps in a round")
+    lr: float = Field(0.1, gt=0, description="Adam's learning rate, in normalised pixels")
+    betas: tuple[float, float] = Field((0.5, 0.99), description="Adam's betas")
+    bn: float = Field(10.0, ge=0, description="weight of the BatchNorm statistics' distance")
+    oh: float = Field(1.0, ge=0, description="weight of the cross-entropy with the wanted classes")
+    adv: float = Field(1.0, ge=0, description="weight of the competition with the student; 0 is plain DeepInversion")
+    tv: float = Field(1e-3, ge=0, description="weight of the total variation")
+    l2: float = Field(0.0, ge=0, description="weight of the batch's L2 norm")
+    tv_kind: Literal["l1_mean", "l2_norm"] = Field(
+        "l1_mean", description="l1_mean: the CMI lineage; l2_norm: first code"
+    )
+    js: Literal["released", "true"] = Field(
+        "released",
+        description="competition: released has its KL arguments swapped and clamped (B02); true is the JS divergence",
+    )
+    select: Literal["last", "best"] = Field(
+        "last", description="which iterate is kept: released code means the best but keeps the last (B01)"
+    )
+    first_bn_weight: float = Field(1.0, ge=0, description="how often the first BatchNorm layer counts")
+    student_bn: float = Field(
+        0.0, ge=0, description="parity with FastDFKD's port (B04): minus this times the student's BN distance"
+    )
+    jitter: float = Field(0.125, ge=0, lt=1, description="largest circular shift, as a part of the image's side")
+
+
+class DeepInversion(Synthesizer[DeepInversionOptions]):
+    """x* = argmin bn L_bn + oh CE(T(x), y) + adv L_js + tv TV(x) + l2 ||x||, from Gaussian noise.
+
+    Pixels are optimised in normalised space and clamped to what [0, 1] allows; nothing outlives a round.
+    """
+
+    Options = DeepInversionOptions
+    requires = frozenset({"batchnorm"})
+
+    def synthesize(self, round: Round) -> SyntheticBatch:
+        """`batch_size` images with uniformly drawn, sorted target classes.
+
+        During the warm-up, before the student has learnt anything, there is no competition.
+        """
+        options, context = self.options, self.context
+        generator, device = context.generator, context.device
+        mean, std = context.teacher.mean, context.teacher.std
+        shape = (options.batch_size, *context.card.image_shape)
+        pixels = torch.randn(shape, generator=generator, device=device, requires_grad=True)
+        targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
+        optimizer = torch.optim.Adam([pixels], options.lr, options.betas, fused=True)
+        best, best_loss = pixels.detach().clone(), torch.full((), torch.inf, device=device)
+        for step in range(options.steps):
+            loss = self._loss(pixels, targets, adversarial=options.adv > 0 and not round.warmup)
+            if options.select == "best":
+                better = loss.detach() < best_loss
+                best = torch.where(better, pixels.detach(), best)
+                best_loss = torch.where(better, loss.detach(), best_loss)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                pixels.copy_(torch.clamp(pixels, -mean / std, (1 - mean) / std))
+            context.tick(step + 1, options.steps)
+        chosen = best if options.select == "best" else pixels.detach()
+        return SyntheticBatch((chosen * std + mean).clamp(0, 1), targets)
+
+    def _loss(self, pixels: Tensor, targets: Tensor, *, adversarial: bool) -> Tensor:
+        options, context = self.options, self.context
+        shift = int(context.card.image_shape[1] * options.jitter)
+        moved = jitter_and_flip(pixels, shift, context.card.transform.flip, context.generator)
+        # Not cut to [0, 1] here: the gradient is to reach pixels that lie outside.
+        images = moved * context.teacher.std + context.teacher.mean
+        seen = context.teacher.observe(images, batchnorm=True)
+        loss = options.bn * bn_loss(seen.batchnorm, options.first_bn_weight) + options.oh * F.cross_entropy(
+            seen.logits, targets
+        )
+        if options.tv:
+            loss = loss + options.tv * total_variation(pixels, options.tv_kind)
+        if options.l2:
+            loss = loss + options.l2 * l2_norm(pixels)
+        if adversarial:
+            student = context.student.observe(images, batchnorm=options.student_bn > 0)
+            divergence = released_js if options.js == "released" else js_divergence
+            loss = loss - options.adv * divergence(student.logits, seen.logits)
+            if options.student_bn:
+                loss = loss - options.bn * options.student_bn * bn_loss(student.batchnorm)
+        return loss

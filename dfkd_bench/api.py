@@ -1,0 +1,146 @@
+"""The Python API: the command line only parses, calls this, and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dfkd_bench.environment import DeviceName, Execution, PrecisionName, execution
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.files import cache_folder
+from dfkd_bench.grid import Override, Request, plan
+from dfkd_bench.plugins import Registry, StageKind, default_registry
+from dfkd_bench.records import Record, Results
+from dfkd_bench.runner import run_spec
+from dfkd_bench.spec import Pair, RunSpec, TeacherRef
+from dfkd_bench.teachers import TeacherStore, default_recipe
+
+if TYPE_CHECKING:
+    from dfkd_bench.datasets.card import DatasetCard
+
+__all__ = ["Workbench", "run"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything that runs need beside their specs."""
+
+    registry: Registry
+    execution: Execution
+    store: TeacherStore
+    results: Results
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        results: Path | str = "results",
+        teachers: Path | str | None = None,
+        data_root: Path | str | None = None,
+        device: DeviceName = "auto",
+        precision: PrecisionName = "auto",
+        registry: Registry | None = None,
+    ) -> Workbench:
+        """With the defaults of the command line.
+
+        Raises:
+            DfkdError: the device is not there.
+        """
+        registry = registry or default_registry()
+        settled = execution(device, precision, None if data_root is None else Path(data_root))
+        store = TeacherStore(cache_folder("teachers") if teachers is None else Path(teachers), registry, settled)
+        return cls(registry, settled, store, Results(Path(results)))
+
+    def card(self, dataset: str) -> DatasetCard:
+        """A dataset's card."""
+        from dfkd_bench.datasets.access import open_dataset
+
+        return open_dataset(dataset, self.registry, self.execution.data_root).card
+
+    def plan(
+        self,
+        methods: Sequence[str],
+        pairs: Sequence[str],
+        *,
+        dataset: str = "digits",
+        preset: str = "quick",
+        seeds: Sequence[int] = (0,),
+        swaps: Mapping[StageKind, str] | None = None,
+        overrides: Sequence[str] = (),
+        teacher: Path | str | None = None,
+    ) -> list[RunSpec]:
+        """The product of methods, pairs and seeds, each checked.
+
+        Raises:
+            DfkdError: what is wrong, in one sentence.
+        """
+        card = self.card(dataset)
+        parsed = [Pair.parse(pair) for pair in pairs]
+        request = Request(
+            methods=methods,
+            pairs=parsed,
+            dataset=card.name,
+            teacher=TeacherRef(recipe=default_recipe(card.name)),
+            preset=preset,
+            seeds=seeds,
+            swaps=swaps or {},
+            overrides=[Override.parse(text) for text in overrides],
+        )
+        if teacher is None:
+            return plan(request, card, self.registry)
+        plan(request, card, self.registry)  # names before files: a typing mistake is told at once
+        networks = {pair.teacher for pair in parsed}
+        if len(networks) > 1:
+            raise DfkdError(f"--teacher gives one network's weights, but the pairs name {', '.join(sorted(networks))}")
+        imported = self.store.import_file(Path(teacher), networks.pop(), card.name)
+        given = TeacherRef(sha256=imported.card.sha256)
+        return plan(Request(**{**vars(request), "teacher": given}), card, self.registry)
+
+    def run(self, spec: RunSpec, **options: Any) -> Record:
+        """The record of a spec, run now unless it is there; see `runner.run_spec`."""
+        return run_spec(spec, self.results, self.store, **options)
+
+
+def run(
+    method: str = "dda",
+    pair: str = "wrn40_2:wrn16_1",
+    *,
+    dataset: str = "digits",
+    preset: str = "quick",
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    swaps: Mapping[StageKind, str] | None = None,
+    teacher: Path | str | None = None,
+    **places: Any,
+) -> Record:
+    """Run one method on one pair and return its record; a record that is there already is returned as it is.
+
+    Args:
+        method: a method's name (`dfkd-bench methods` lists them).
+        pair: `TEACHER:STUDENT`.
+        dataset: a dataset's name or `folder:PATH`.
+        preset: `quick` or `paper`.
+        seed: root seed of all random streams.
+        options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10}`.
+        swaps: other stages, such as `{"augmenter": "classic"}`.
+        teacher: a file with the teacher's weights; by default one is trained, once.
+        places: `results`, `teachers`, `data_root`, `device`, `precision` as on the command line.
+
+    Raises:
+        DfkdError: a mistake in what was asked, in one sentence.
+    """
+    bench = Workbench.make(**places)
+    overrides = [f"{name}={value}" for name, value in (options or {}).items()]
+    (spec,) = bench.plan(
+        [method],
+        [pair],
+        dataset=dataset,
+        preset=preset,
+        seeds=[seed],
+        swaps=swaps,
+        overrides=overrides,
+        teacher=teacher,
+    )
+    return bench.run(spec)

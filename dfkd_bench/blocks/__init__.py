@@ -1,0 +1,1 @@
+"""What several methods share: BN statistics, image priors, generators, the contrastive bank, distillation losses."""

@@ -1,0 +1,86 @@
+"""Contrastive model inversion's instance bank, projection head and loss (arXiv 2105.08584)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["InstanceBank", "ProjectionHead", "contrastive_loss", "instance_features"]
+
+
+def instance_features(layers: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
+    """h(x), float32 [N, sum of channels]: the spatial means of the BatchNorm layers' inputs, one after the other."""
+    return torch.cat([inputs.mean(dim=(2, 3), dtype=torch.float32) for _, inputs in layers], dim=1)
+
+
+class ProjectionHead(nn.Module):
+    """phi: Linear(d, d), ReLU, Linear(d, out), then L2 normalisation."""
+
+    def __init__(self, feature_dim: int, out_dim: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, out_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit vectors [N, out]."""
+        return F.normalize(self.layers(features).float(), dim=1)
+
+
+def contrastive_loss(local: Tensor, glob: Tensor, current: int, tau: float) -> Tensor:
+    """L_cr: each local view is to find its own global view among all (eq. 4 of arXiv 2105.08584).
+
+    Args:
+        local: unit vectors [M, d] of the local views, the current batch first, then the bank's.
+        glob: the same images' global views; detached here, so that images learn through their local views alone.
+        current: how many of the M belong to the current batch.
+        tau: temperature.
+
+    Returns:
+        The mean over the current rows plus, if there are any, the mean over the bank's rows.
+    """
+    logits = local @ glob.detach().t() / tau
+    losses = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+    loss = losses[:current].mean()
+    return loss if current == len(losses) else loss + losses[current:].mean()
+
+
+class InstanceBank:
+    """Raw features of earlier images' two views: a FIFO ring on the device. A batch may wrap around its end."""
+
+    def __init__(self, capacity: int, feature_dim: int, device: torch.device) -> None:
+        self.capacity = capacity
+        self._rows = torch.zeros(0, 2, feature_dim, device=device)
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, local: Tensor, glob: Tensor) -> None:
+        """Keep the features [N, d] of both views of a batch; past the capacity the oldest go."""
+        rows = torch.stack((local, glob), dim=1).detach()[-self.capacity :]
+        room = self.capacity - len(self._rows)
+        fresh, wrapped = rows[:room], rows[room:]
+        self._rows = torch.cat((self._rows, fresh))
+        self._next = (self._next + len(fresh)) % self.capacity
+        if len(wrapped):
+            place = (self._next + torch.arange(len(wrapped), device=rows.device)) % self.capacity
+            self._rows[place] = wrapped
+            self._next = (self._next + len(wrapped)) % self.capacity
+
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Local and global features [min(count, len), d] of images drawn without replacement."""
+        order = torch.randperm(len(self._rows), generator=generator, device=self._rows.device)[:count]
+        rows = self._rows[order]
+        return rows[:, 0], rows[:, 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {"rows": self._rows.clone(), "next": self._next}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._rows = state["rows"].to(self._rows.device)
+        self._next = state["next"]

@@ -1,0 +1,40 @@
+"""The command line: one file per command, each only parses, calls the API, prints. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dfkd_bench.cli import leaderboard, listings, run, show, teacher
+from dfkd_bench.errors import DfkdError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dfkd-bench",
+    help="Compare data-free knowledge distillation methods: teacher in, student out, honest numbers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.command("methods")(listings.methods)
+app.command("plugins")(listings.plugins)
+app.command("models")(listings.models)
+app.command("datasets")(listings.datasets)
+app.command("show")(show.show)
+app.add_typer(teacher.app, name="teacher")
+
+
+def main() -> None:
+    """The program. A user's mistake is one sentence and exit status 2."""
+    try:
+        app()
+    except DfkdError as error:
+        print(f"dfkd-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dfkd-bench: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

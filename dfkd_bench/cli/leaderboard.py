@@ -1,0 +1,26 @@
+"""`dfkd-bench leaderboard`: every record of a results folder as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from dfkd_bench.cli.options import ResultsDir
+
+
+def leaderboard(results: ResultsDir = Path("results")) -> None:
+    """Make leaderboard.csv from every record in the results folder, and print it."""
+    from dfkd_bench.cli.tables import print_table, update_leaderboard
+    from dfkd_bench.errors import DfkdError
+    from dfkd_bench.records import Results
+
+    if not results.is_dir():
+        raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
+    table = update_leaderboard(Results(results))
+    if table.empty:
+        raise DfkdError(
+            f"there are no records in {results}: run something first, or name another folder with --results"
+        )
+    print_table(table)
+    typer.echo(f"{len(table)} rows in {results / 'leaderboard.csv'}")

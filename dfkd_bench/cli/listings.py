@@ -1,0 +1,96 @@
+"""`dfkd-bench methods | plugins | models | datasets`: what there is. Imports no torch unless asked to load."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+
+def _print(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from dfkd_bench.cli.tables import console
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def methods() -> None:
+    """The methods, their stages and presets."""
+    from dfkd_bench.plugins import default_registry
+
+    rows = []
+    for name, item in default_registry().provided("method").items():
+        method = item.target
+        stages = " -> ".join(
+            choice.name for choice in (method.synthesizer, method.augmenter, method.filter, method.distiller)
+        )
+        paper = f"arXiv {method.paper}" if method.paper else ""
+        rows.append((name, method.summary, stages, ", ".join(method.preset_names()), paper, item.plugin))
+    _print(
+        "Methods (dfkd-bench show METHOD for the options)",
+        ("Name", "What", "Stages", "Presets", "Paper", "Plugin"),
+        rows,
+    )
+
+
+def models() -> None:
+    """The networks; timm's are there too, as timm/<name>."""
+    from dfkd_bench.plugins import default_registry
+
+    found = default_registry().provided("model")
+    _print(
+        "Networks",
+        ("Name", "Plugin"),
+        [*((name, item.plugin) for name, item in found.items()), ("timm/<name>", "timm")],
+    )
+
+
+def datasets() -> None:
+    """The datasets; a folder of your own is folder:PATH."""
+    from dfkd_bench.plugins import default_registry
+
+    rows = []
+    for name, item in default_registry().provided("dataset").items():
+        assert item.card is not None
+        shape = "x".join(map(str, item.card.image_shape))
+        rows.append((name, item.card.summary, str(item.card.num_classes), shape, item.plugin))
+    rows.append(
+        (
+            "folder:PATH",
+            "a folder of your own: train/ and test/ with one sub-folder per class, or parquet files",
+            "",
+            "",
+            "",
+        )
+    )
+    _print("Datasets", ("Name", "What", "Classes", "Shape", "Plugin"), rows)
+
+
+def plugins(
+    load: Annotated[
+        bool, typer.Option("--load", help="Import every class now and hold it against the contract.")
+    ] = False,
+) -> None:
+    """The plugins, what each provides, and why a broken one cannot be used."""
+    from dfkd_bench.errors import DfkdError
+    from dfkd_bench.plugins import default_registry
+
+    registry, rows, broken = default_registry(), [], 0
+    for row in registry.rows:
+        reasons = [row.reason] if row.reason else []
+        for item in row.provides if load else ():
+            try:
+                registry.load(item.kind, item.name)
+            except DfkdError as error:
+                reasons.append(str(error))
+        broken += bool(reasons)
+        kinds = dict.fromkeys(item.kind for item in row.provides)
+        provides = "; ".join(f"{kind}s: {', '.join(i.name for i in row.provides if i.kind == kind)}" for kind in kinds)
+        state = f"broken: {'; '.join(reasons)}" if reasons else "ok"
+        rows.append((row.name, f"{row.distribution} {row.version}", state, provides))
+    _print("Plugins", ("Name", "Distribution", "State", "Provides"), rows)
+    if broken and load:
+        raise typer.Exit(1)

@@ -1,0 +1,112 @@
+"""What a person sees while runs go on: a bar on a terminal, a line now and then elsewhere. A plugin like any other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dfkd_bench.events import RunEvent
+from dfkd_bench.hookspecs import hookimpl
+from dfkd_bench.plugins import Registry
+
+__all__ = ["Bars", "Lines", "shown"]
+
+_LINE_SECONDS = 15.0
+_NAMES = {"synthesizer": "synthesis", "augmenter": "augmentation", "filter": "filtering", "distiller": "distillation"}
+
+
+def _phase(event: RunEvent) -> str:
+    name = _NAMES.get(event.data["phase"], event.data["phase"])
+    if "round" in event.data:
+        return f"{name}, round {event.data['round'] + 1}"
+    return f"{name}, epoch {event.data['epoch']}" if "epoch" in event.data else name
+
+
+def _epoch(data: Any) -> str:
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in data["losses"].items())
+    return f"epoch {data['epoch']}/{data['epochs']}: accuracy {data['accuracy']:.2f} %, {losses}"
+
+
+def _outcome(event: RunEvent) -> str:
+    if event.kind == "failed":
+        return f"{event.data['record'].status}: {event.data['reason']}"
+    accuracy = event.data["record"].accuracy
+    return f"finished: last epoch {accuracy.last:.2f} %, agreement with the teacher {accuracy.agreement:.2f} %"
+
+
+class Lines:
+    """Plain lines: each phase's begin, each epoch, and how far a phase is every quarter of a minute."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self._stream = stream or sys.stderr
+        self._said = time.monotonic()
+        self._phase = ""
+
+    def _say(self, title: str, text: str) -> None:
+        print(f"[{time.strftime('%H:%M:%S')}] {title}: {text}", file=self._stream, flush=True)
+        self._said = time.monotonic()
+
+    @hookimpl
+    def dfkd_run_event(self, event: RunEvent) -> None:
+        """Print what is worth a line."""
+        if event.kind == "phase" and _phase(event) != self._phase:
+            self._phase = _phase(event)
+            if not self._phase.startswith("distillation"):  # its epochs have lines of their own
+                self._say(event.title, self._phase)
+        elif event.kind == "progress" and time.monotonic() - self._said > _LINE_SECONDS:
+            self._say(event.title, f"{self._phase}: {event.data['done']} of {event.data['total']}")
+        elif event.kind == "epoch":
+            self._say(event.title, _epoch(event.data))
+        elif event.kind in ("finished", "failed"):
+            self._say(event.title, _outcome(event))
+
+
+class Bars:
+    """A bar for the phase that goes on, with the time left, and a line for each finished epoch and run."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self.progress.add_task("", total=None, visible=False)
+
+    @hookimpl
+    def dfkd_run_event(self, event: RunEvent) -> None:
+        """Move the bar."""
+        if event.kind == "phase":
+            self.progress.reset(self._task, description=f"{event.title}: {_phase(event)}", total=None, visible=True)
+        elif event.kind == "progress":
+            self.progress.update(self._task, completed=event.data["done"], total=event.data["total"])
+        elif event.kind == "epoch":
+            self.progress.console.print(f"{event.title}: {_epoch(event.data)}", highlight=False)
+        elif event.kind in ("finished", "failed"):
+            self.progress.console.print(f"{event.title}: {_outcome(event)}", highlight=False)
+
+
+@contextmanager
+def shown(registry: Registry) -> Iterator[None]:
+    """Show the events of all runs inside."""
+    console = Console(stderr=True)
+    bars = Bars(console) if console.is_terminal else None
+    listener = bars or Lines()
+    registry.listen(listener)
+    try:
+        if bars is None:
+            yield
+        else:
+            with bars.progress:
+                yield
+    finally:
+        registry.unlisten(listener)

@@ -1,0 +1,79 @@
+"""`dfkd-bench show METHOD`: every option, its default and what it means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dfkd_bench.spec import RunSpec
+
+
+def show(
+    method: Annotated[str, typer.Argument(help="A method of `dfkd-bench methods`.")],
+    preset: Annotated[
+        str | None, typer.Option(help="The preset whose values are shown; by default all of them.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="The dataset for which presets are read.")] = "digits",
+    pair: Annotated[str, typer.Option(help="The pair for which presets are read.")] = "wrn40_2:wrn16_1",
+) -> None:
+    """Every option of a method with its values and its one-line meaning. Set one with run --set PART.OPTION=VALUE."""
+    from dfkd_bench.cli.tables import console
+    from dfkd_bench.grid import Request, resolve
+    from dfkd_bench.method import Schedule
+    from dfkd_bench.plugins import STAGE_KINDS, default_registry
+    from dfkd_bench.spec import Pair, TeacherRecipe, TeacherRef
+
+    registry = default_registry()
+    recipe = registry.load("method", method)
+    out, presets = console(), [preset] if preset else recipe.preset_names()
+    parsed, teacher = Pair.parse(pair), TeacherRef(recipe=TeacherRecipe())
+    specs = {
+        name: resolve(recipe, Request([method], [parsed], dataset, teacher, preset=name), parsed, 0, registry)
+        for name in presets
+    }
+    out.print(f"[bold]{recipe.name}[/bold]: {recipe.summary}" + (f" (arXiv {recipe.paper})" if recipe.paper else ""))
+    for kind in STAGE_KINDS:
+        for name, shared in _by_stage(specs, kind).items():
+            stage = registry.load(kind, name)
+            prior = f", prior: {stage.prior}" if stage.prior != "none" else ""
+            where = "" if len(shared) == len(specs) else f" (preset {', '.join(shared)})"
+            _print_options(
+                out,
+                f"{kind} '{name}'{where}{prior}",
+                kind,
+                stage.Options,
+                {p: _options(specs[p], kind) for p in shared},
+            )
+    _print_options(
+        out, "schedule", "schedule", Schedule, {name: spec.schedule.model_dump() for name, spec in specs.items()}
+    )
+
+
+def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:
+    chosen: dict[str, list[str]] = {}
+    for preset, spec in specs.items():
+        chosen.setdefault(getattr(spec, kind).name, []).append(preset)
+    return chosen
+
+
+def _options(spec: RunSpec, kind: str) -> dict[str, Any]:
+    options: dict[str, Any] = getattr(spec, kind).options
+    return options
+
+
+def _print_options(out: Any, title: str, part: str, model: Any, values: dict[str, dict[str, Any]]) -> None:
+    if not model.model_fields:
+        out.print(f"\n{title}: no options")
+        return
+    table = Table("Option", "Default", *values, "Meaning", title=f"\n{title}", title_justify="left")
+    for name, info in model.model_fields.items():
+        default = "(required)" if info.is_required() else _text(info.default)
+        table.add_row(f"{part}.{name}", default, *(_text(chosen[name]) for chosen in values.values()), info.description)
+    out.print(table)
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(list(value) if isinstance(value, tuple) else value)

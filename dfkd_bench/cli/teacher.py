@@ -1,0 +1,119 @@
+"""`dfkd-bench teacher train | import | list | verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dfkd_bench.cli.options import DataRoot, Dataset, Device, DeviceChoice, Precision, PrecisionChoice, TeachersDir
+
+app = typer.Typer(help="Train, import, list and verify teachers.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option(help="A network of `dfkd-bench models`.")]
+
+
+def _bench(teachers: Path | None, data_root: Path | None, device: DeviceChoice, precision: PrecisionChoice) -> Any:
+    from dfkd_bench.api import Workbench
+
+    return Workbench.make(teachers=teachers, data_root=data_root, device=device.value, precision=precision.value)
+
+
+def _say(card: Any) -> None:
+    measured = f"{card.accuracy:.2f} % of the test split"
+    typer.echo(f"{card.model} on {card.dataset}: {measured}, weights {card.sha256[:16]}, {card.source}")
+    if card.note:
+        typer.echo(f"note: trained on {card.note}")
+
+
+@app.command()
+def train(
+    model: Model,
+    dataset: Dataset = "digits",
+    epochs: Annotated[int | None, typer.Option(min=1, help="By default the dataset's recipe.")] = None,
+    lr: Annotated[float | None, typer.Option(help="First learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="L2 penalty.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
+    data_root: DataRoot = None,
+    teachers: TeachersDir = None,
+    device: Device = DeviceChoice.auto,
+    precision: Precision = PrecisionChoice.auto,
+) -> None:
+    """Train a teacher on real data, and keep it with a card."""
+    from dfkd_bench.cli import progress
+    from dfkd_bench.models import check_model
+    from dfkd_bench.teachers import default_recipe
+
+    bench = _bench(teachers, data_root, device, precision)
+    check_model(model, bench.registry)
+    name = bench.card(dataset).name
+    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "seed": seed}
+    recipe = default_recipe(name).model_copy(update={key: value for key, value in asked.items() if value is not None})
+    with progress.shown(bench.registry):
+        teacher = bench.store.train(model, name, recipe)
+    _say(teacher.card)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="Weights: .safetensors, or a torch checkpoint (bare, or under 'state_dict').")
+    ],
+    model: Model,
+    dataset: Dataset,
+    data_root: DataRoot = None,
+    teachers: TeachersDir = None,
+    device: Device = DeviceChoice.auto,
+    precision: Precision = PrecisionChoice.auto,
+) -> None:
+    """Check a file of weights, measure it on the test split, and keep it with a card."""
+    from dfkd_bench.models import check_model
+
+    bench = _bench(teachers, data_root, device, precision)
+    check_model(model, bench.registry)
+    _say(bench.store.import_file(file, model, bench.card(dataset).name).card)
+
+
+@app.command("list")
+def list_(teachers: TeachersDir = None) -> None:
+    """The teachers that are there."""
+    from rich.table import Table
+
+    from dfkd_bench.cli.tables import console
+
+    bench = _bench(teachers, None, DeviceChoice.cpu, PrecisionChoice.fp32)
+    table = Table(
+        "Dataset",
+        "Network",
+        "Accuracy",
+        "Weights",
+        "From",
+        "Folder",
+        title=f"Teachers in {bench.store.path}",
+        title_justify="left",
+    )
+    for folder, card in bench.store.cards():
+        table.add_row(card.dataset, card.model, f"{card.accuracy:.2f}", card.sha256[:16], card.source, folder.name)
+    console().print(table)
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="A folder's name of `teacher list`; by default all.")] = None,
+    data_root: DataRoot = None,
+    teachers: TeachersDir = None,
+    device: Device = DeviceChoice.auto,
+    precision: Precision = PrecisionChoice.auto,
+) -> None:
+    """Check the weights against the card's hash, and measure the accuracy anew."""
+    from dfkd_bench.errors import unknown_name
+
+    bench = _bench(teachers, data_root, device, precision)
+    folders = {folder.name: folder for folder, _ in bench.store.cards()}
+    if name is not None and name not in folders:
+        raise unknown_name("teacher", name, folders)
+    for folder in [folders[name]] if name else folders.values():
+        card, accuracy = bench.store.verify(folder)
+        typer.echo(f"{folder.name}: weights are the card's; {accuracy:.2f} % now, {card.accuracy:.2f} % on the card")

@@ -1,0 +1,34 @@
+"""Errors that are the user's to mend: one sentence each, what was wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DataFreeViolationError", "DfkdError", "nearest", "unknown_name"]
+
+
+class DfkdError(Exception):
+    """A mistake that the user can mend. The command line prints its sentence and exits with status 2."""
+
+
+class DataFreeViolationError(DfkdError):
+    """A stage tried to open a dataset: a method gets the teacher and a dataset card, never an image."""
+
+
+def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
+    """The at most `most` valid names nearest to `name`, nearest first; empty if none is near."""
+    return difflib.get_close_matches(name, list(valid), n=most, cutoff=0.5)
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> DfkdError:
+    """The error for a name that nobody provides: says the nearest names, or all of them if none is near."""
+    names = sorted(valid)
+    near = nearest(name, names)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif names:
+        hint = f"known: {', '.join(names)}."
+    else:
+        hint = "none is known."
+    return DfkdError(f"unknown {kind} '{name}': {hint}")

@@ -1,0 +1,71 @@
+"""Accuracy and agreement. The evaluator is the only holder of the test split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfkd_bench.datasets.split import Split
+from dfkd_bench.network import Network, frozen
+
+__all__ = ["Evaluator", "Measurement", "predict"]
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Percent of the test split: right at the first guess, among the first five, in agreement with a reference."""
+
+    top1: float
+    top5: float
+    agreement: float
+
+
+@torch.inference_mode()
+def predict(network: Network, images: Tensor, device: torch.device, guesses: int = 1) -> Tensor:
+    """The `guesses` likeliest classes, int64 [N, guesses], of bytes [N, C, H, W]; the network in evaluation mode."""
+    with frozen(network):
+        parts = [
+            network(batch.to(device).float() / 255).topk(guesses, dim=1).indices.cpu() for batch in images.split(_BATCH)
+        ]
+    return torch.cat(parts)
+
+
+class Evaluator:
+    """Measures networks on a test split.
+
+    Args:
+        split: the test images and labels.
+        device: where the networks are.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._split = split
+        self._device = device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the test split."""
+        return self._split.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def reference(self, network: Network) -> Tensor:
+        """The classes that `network` names, int64 [N]."""
+        return predict(network, self._split.images, self._device)[:, 0]
+
+    def measure(self, network: Network, reference: Tensor | None = None) -> Measurement:
+        """Accuracy, and agreement with `reference` (the labels, where none is given)."""
+        guesses = predict(network, self._split.images, self._device, min(5, network.num_classes))
+        labels = self._split.labels.cpu()
+        right = guesses == labels[:, None]
+        agree = guesses[:, 0] == (labels if reference is None else reference)
+        return Measurement(_percent(right[:, 0]), _percent(right.any(dim=1)), _percent(agree))
+
+
+def _percent(hits: Tensor) -> float:
+    return round(100.0 * int(hits.sum()) / max(len(hits), 1), 4)

@@ -1,0 +1,67 @@
+"""Files that are there whole or not at all, and the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from dfkd_bench.errors import DfkdError
+
+__all__ = ["cache_folder", "replacing", "writable_folder"]
+
+
+def cache_folder(*parts: str) -> Path:
+    """A folder in the user's cache (`$XDG_CACHE_HOME/dfkd-bench/...`); not made here."""
+    return Path(platformdirs.user_cache_dir("dfkd-bench"), *parts)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it if the block ends well and removed if not.
+
+    Raises:
+        DfkdError: the folder cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        raise DfkdError(
+            f"cannot write into {path.parent} ({error.strerror}): choose another folder or mend its rights"
+        ) from error
+    temporary = Path(name)
+    try:
+        # mkstemp makes the file private; results are for everyone whom the umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DfkdError(f"cannot write {path} ({error.strerror}); what was there before is unharmed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def writable_folder(path: Path, purpose: str) -> Path:
+    """Make the folder if need be and make sure that a file can be written there.
+
+    Raises:
+        DfkdError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise DfkdError(
+            f"the {purpose} folder {path} cannot be written ({error.strerror}): name another one"
+        ) from error
+    return path

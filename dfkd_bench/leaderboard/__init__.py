@@ -1,0 +1,1 @@
+"""Records -> table -> CSV. Imports no torch."""

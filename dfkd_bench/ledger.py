@@ -1,0 +1,135 @@
+"""The cost ledger: what a run spent, by phase."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["CostLedger", "PhaseCost"]
+
+
+class PhaseCost(BaseModel):
+    """What one phase spent.
+
+    `forward` and `backward` count images through each network by its role; a diffusion model's evaluations are the
+    forward images of the role `diffusion`. `flops` counts multiplications and additions of convolutions, matrix
+    products and attention, backward passes included, so that it does not depend on the machine.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = Field(0.0, description="wall time, the device synchronised at both ends")
+    images: int = Field(0, description="images that the phase put out or looked at")
+    forward: dict[str, int] = Field(default_factory=dict, description="images forward, by network")
+    backward: dict[str, int] = Field(default_factory=dict, description="images backward, by network")
+    flops: int = Field(0, description="floating-point operations, counted")
+    peak_memory: int = Field(
+        0, description="bytes; on CUDA the phase's peak allocation, else the process's peak so far"
+    )
+
+
+class CostLedger:
+    """Books passes, images, operations, seconds and memory to the phase that is open."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.phases: dict[str, PhaseCost] = {}
+        self._open: str | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[PhaseCost]:
+        """Everything inside is booked to `name`. Phases do not nest."""
+        if self._open is not None:
+            raise RuntimeError(f"phase '{name}' inside phase '{self._open}'")
+        cost = self.phases.setdefault(name, PhaseCost())
+        self._open = name
+        self._synchronise()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        try:
+            yield cost
+        finally:
+            self._synchronise()
+            cost.seconds += time.perf_counter() - start
+            cost.peak_memory = max(cost.peak_memory, self._peak_memory())
+            self._open = None
+
+    def watch(self, module: nn.Module, role: str) -> list[RemovableHandle]:
+        """Count every pass of `module` under `role` from now on. Its first positional argument is the batch.
+
+        Passes through a trained module cost twice their forward operations on the way back (to the input and to the
+        weights), through a frozen one once.
+        """
+        counting: list[FlopCounterMode] = []
+        flops_per_image: dict[torch.Size, int] = {}
+
+        def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            batch = args[0]
+            if batch.shape[1:] not in flops_per_image:
+                mode = FlopCounterMode(display=False)
+                mode.__enter__()
+                counting.append(mode)
+            # A fresh alias: a hook on it fires once for this pass, also when the caller uses the tensor again.
+            return (batch.view_as(batch), *args[1:])
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            batch = args[0]
+            count = int(batch.shape[0])
+            if counting:
+                mode = counting.pop()
+                mode.__exit__(None, None, None)
+                flops_per_image[batch.shape[1:]] = mode.get_total_flops() // max(count, 1)
+            if output is None:  # the pass raised; this hook is called all the same, to leave the counter
+                return
+            flops = count * flops_per_image[batch.shape[1:]]
+            self._book("forward", role, count, flops)
+            trained = any(parameter.requires_grad for parameter in module.parameters())
+            watched = batch if batch.requires_grad else _first_tensor(output)
+            if watched is not None and watched.requires_grad:
+                watched.register_hook(lambda _: self._book("backward", role, count, flops * (2 if trained else 1)))
+
+        return [module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)]
+
+    def _book(self, direction: str, role: str, count: int, flops: int) -> None:
+        if self._open is None:
+            return
+        cost = self.phases[self._open]
+        passes = cost.forward if direction == "forward" else cost.backward
+        passes[role] = passes.get(role, 0) + count
+        cost.flops += flops
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def state_dict(self) -> dict[str, Any]:
+        """The phases as plain data."""
+        return {name: cost.model_dump() for name, cost in self.phases.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
+    return next((value for value in values if isinstance(value, Tensor)), None)

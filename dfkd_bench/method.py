@@ -1,0 +1,103 @@
+"""Methods as recipes: one stage of each kind, their options, a schedule, and presets. Plain data; imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+__all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
+
+Prior = Literal["none", "text", "image"]
+
+
+class StageChoice(BaseModel):
+    """A stage by name, with the options that differ from its defaults (in a run spec: all of them)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def use(name: str, **options: JsonValue) -> StageChoice:
+    """A stage by name with options: `use("cmi", steps=200)`."""
+    return StageChoice(name=name, options=options)
+
+
+class Schedule(BaseModel):
+    """How long a method runs and how its student is optimised (SGD)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warmup_rounds: int = Field(0, ge=0, description="rounds that fill the bank before the student's first step")
+    epochs: int = Field(
+        ge=1, description="distillation epochs; the learning rate moves and the test is read once in each"
+    )
+    rounds_per_epoch: int = Field(1, ge=0, description="rounds in an epoch; 0 distils from the warm-up's bank alone")
+    steps_per_epoch: int = Field(ge=1, description="student steps in an epoch, shared evenly among its rounds")
+    batch_size: int = Field(ge=1, description="images in a student step")
+    bank_capacity: int | None = Field(None, ge=1, description="most images kept, oldest dropped first; none: all")
+    lr: float = Field(gt=0, description="the student's first learning rate")
+    lr_schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="how the learning rate goes over the epochs"
+    )
+    lr_min: float = Field(0.0, ge=0, description="where the cosine ends")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the student's weights")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Schedule:
+        if self.rounds_per_epoch > self.steps_per_epoch:
+            raise ValueError("rounds_per_epoch must not exceed steps_per_epoch")
+        if self.rounds_per_epoch == 0 and self.warmup_rounds == 0:
+            raise ValueError("with no warm-up and no rounds in the epochs nothing would be synthesised")
+        return self
+
+
+class Preset(BaseModel):
+    """Settings laid over a recipe. Later matching presets of one name lie over earlier ones.
+
+    A stage with the name that is already chosen adds to its options; one with another name takes its place.
+    `dataset` and `pair`, where given, restrict the preset to them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dataset: str | None = None
+    pair: str | None = None
+    synthesizer: StageChoice | None = None
+    augmenter: StageChoice | None = None
+    filter: StageChoice | None = None
+    distiller: StageChoice | None = None
+    schedule: dict[str, Any] = Field(default_factory=dict)
+
+    def matches(self, name: str, dataset: str, pair: str) -> bool:
+        """Whether it applies to a run."""
+        return self.name == name and self.dataset in (None, dataset) and self.pair in (None, pair)
+
+
+class Method(BaseModel):
+    """A named recipe.
+
+    `paper` is an arXiv identifier. `schedule` holds fields of `Schedule`; what neither it nor the preset gives has
+    the default there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    summary: str
+    paper: str | None = None
+    synthesizer: StageChoice
+    augmenter: StageChoice = StageChoice(name="none")
+    filter: StageChoice = StageChoice(name="all")
+    distiller: StageChoice = StageChoice(name="kd")
+    schedule: dict[str, Any] = Field(default_factory=dict)
+    presets: tuple[Preset, ...] = ()
+
+    def preset_names(self) -> list[str]:
+        """Names of its presets, in order."""
+        return list(dict.fromkeys(preset.name for preset in self.presets))

@@ -1,0 +1,35 @@
+"""Networks of the timm library, as ``timm/<name>``. They are built by timm and left as they are."""
+
+from __future__ import annotations
+
+import timm
+from torch import nn
+
+from dfkd_bench.errors import DfkdError, nearest, unknown_name
+
+__all__ = ["build"]
+
+
+def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
+    """Timm's network `name` with a new classifier of `num_classes`.
+
+    Args:
+        name: a name that ``timm.list_models()`` gives, with or without ``timm/`` before it and a weight tag behind it.
+        num_classes: length of the logits.
+        in_channels: channels of the images.
+        pretrained: load timm's weights, which downloads them unless they are in the hub's cache.
+    """
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name):
+        known = timm.list_models()
+        if not nearest(name, known):  # More than a thousand names would hide the sentence.
+            raise DfkdError(f"unknown timm model '{name}': see timm.list_models() for the names.")
+        raise unknown_name("timm model", name, known)
+    architecture, _, tag = name.partition(".")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tagged:
+        raise unknown_name("timm weights", name, tagged)
+    if pretrained and not timm.is_model_pretrained(name):
+        raise DfkdError(f"timm has no weights for '{architecture}': build it with pretrained=False.")
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+    return model

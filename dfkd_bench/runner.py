@@ -1,0 +1,377 @@
+"""One spec -> one record, in reading order."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfkd_bench.bank import ImageBank, SyntheticBatch
+from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.checkpoint import Checkpoint
+from dfkd_bench.datasets.access import open_dataset
+from dfkd_bench.datasets.guard import sealed
+from dfkd_bench.environment import Execution, describe
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.evaluation import Evaluator
+from dfkd_bench.events import EventKind, RunEvent
+from dfkd_bench.files import cache_folder
+from dfkd_bench.ledger import CostLedger
+from dfkd_bench.models import build_model
+from dfkd_bench.network import Network, frozen
+from dfkd_bench.pictures import Gallery
+from dfkd_bench.plugins import STAGE_KINDS, Registry
+from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Record, Results, Status, TeacherReport
+from dfkd_bench.seeds import global_stream, stream, stream_seed
+from dfkd_bench.segments import Segment, segments
+from dfkd_bench.spec import RunSpec
+from dfkd_bench.stages import Augmenter, Distiller, Filter, Round, Stage, StageContext, Synthesizer
+from dfkd_bench.teachers import Teacher, TeacherStore
+from dfkd_bench.weights import weights_hash
+
+__all__ = ["DivergedError", "run_spec"]
+
+
+class DivergedError(Exception):
+    """A loss or an image became infinite or not a number."""
+
+
+def run_spec(
+    spec: RunSpec, results: Results, store: TeacherStore, *, checkpoint_seconds: float = 60.0, retry: bool = False
+) -> Record:
+    """The record of a spec: found in the results folder, or run now and written there.
+
+    A run that was killed goes on from its checkpoint. One that fails or diverges is a record too, with its reason.
+
+    Args:
+        spec: what to run.
+        results: where its folder is.
+        store: where its teacher is, or is trained to.
+        checkpoint_seconds: least time between checkpoints.
+        retry: run again what failed or diverged before.
+
+    Raises:
+        DfkdError: something that the user can mend (data, teacher, folders) stands in the way.
+    """
+    found = results.read(spec.hash)
+    if found is not None and (found.status == "finished" or not retry):
+        return found
+    results.require_writable()
+    results.folder(spec.hash).mkdir(exist_ok=True)
+    started, emit = datetime.now(UTC), _emitter(spec, store.registry)
+    emit("started", {})
+    teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
+    checkpoint = Checkpoint(results.folder(spec.hash) / "checkpoint.pt", spec, store.registry, checkpoint_seconds)
+    with global_stream(stream_seed(spec.seed, "global"), store.execution.device):
+        run = _Run(spec, teacher, store.registry, store.execution, emit)
+        status, reason = run.to_the_end(checkpoint)
+    picture = run.gallery.write(results.folder(spec.hash) / "images.png", run.bank, spec.title)
+    record = run.record(status, reason, started, picture)
+    if reason is not None and run.traceback is not None:
+        (results.folder(spec.hash) / "traceback.txt").write_text(run.traceback, encoding="utf-8")
+    results.write(record)
+    checkpoint.remove()
+    emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})
+    return record
+
+
+def _emitter(spec: RunSpec, registry: Registry) -> Callable[[EventKind, Mapping[str, Any]], None]:
+    return lambda kind, data: registry.emit(RunEvent(kind, spec.hash, spec.title, data))
+
+
+class _Run:
+    """All that a run is while it lasts."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        teacher: Teacher,
+        registry: Registry,
+        execution: Execution,
+        emit: Callable[[EventKind, Mapping[str, Any]], None],
+    ) -> None:
+        self.spec, self.registry, self.execution, self.emit = spec, registry, execution, emit
+        self.device, self.traceback = execution.device, None
+        data = open_dataset(spec.dataset, registry, execution.data_root)
+        self.card, self.teacher_card = data.card, teacher.card
+        self.evaluator = Evaluator(data.load("test"), self.device)
+        self.ledger = CostLedger(self.device)
+        self.teacher = self._network(teacher.body).eval().requires_grad_(False)
+        with global_stream(stream_seed(spec.seed, "student/weights"), self.device):
+            self.student = self._network(build_model(spec.pair.student, self.card, registry))
+        self.ledger.watch(self.teacher.body, "teacher")
+        self.ledger.watch(self.student.body, "student")
+        self.streams = {kind: stream(spec.seed, kind, self.device) for kind in (*STAGE_KINDS, "order")}
+        self.bank = ImageBank(self.card.image_shape, self.device, self.streams["order"], spec.schedule.bank_capacity)
+        self.report, self.curve, self.gallery = BankReport(), list[CurvePoint](), Gallery()
+        self.done, self.augmenter_ready, self.loss_sums = 0, False, dict[str, Tensor]()
+        with sealed(f"method '{spec.method}'"):
+            self.stages: dict[str, Stage[Any]] = {kind: self._stage(kind) for kind in STAGE_KINDS}
+        parameters = [*self.student.parameters(), *self.distiller.parameters()]
+        schedule = spec.schedule
+        self.optimizer = torch.optim.SGD(
+            parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
+        )
+
+    def _network(self, body: nn.Module) -> Network:
+        network = Network(body, self.card, self.execution.precision).to(self.device)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def _stage(self, kind: str) -> Stage[Any]:
+        choice = getattr(self.spec, kind)
+        stage: type[Stage[Any]] = self.registry.load(kind, choice.name)  # type: ignore[arg-type]
+        context = StageContext(
+            teacher=self.teacher,
+            student=self.student,
+            card=self.card,
+            device=self.device,
+            precision=self.execution.precision,
+            generator=self.streams[kind],
+            ledger=self.ledger,
+            cache=cache_folder("stages", choice.name),
+            tick=lambda done, total: self.emit("progress", {"phase": kind, "done": done, "total": total}),
+        )
+        return stage(stage.Options.model_validate(choice.options), context)
+
+    @property
+    def synthesizer(self) -> Synthesizer[Any]:
+        return self.stages["synthesizer"]  # type: ignore[return-value]
+
+    @property
+    def augmenter(self) -> Augmenter[Any]:
+        return self.stages["augmenter"]  # type: ignore[return-value]
+
+    @property
+    def filter(self) -> Filter[Any]:
+        return self.stages["filter"]  # type: ignore[return-value]
+
+    @property
+    def distiller(self) -> Distiller[Any]:
+        return self.stages["distiller"]  # type: ignore[return-value]
+
+    def to_the_end(self, checkpoint: Checkpoint) -> tuple[Status, str | None]:
+        """Everything still to do; what went wrong is the run's outcome, not the program's."""
+        try:
+            checkpoint.restore(self)
+            teacher_before = weights_hash(self.teacher.body.state_dict())
+            self.reference = self.evaluator.reference(self.teacher)
+            with sealed(f"method '{self.spec.method}'"):
+                plan = segments(self.spec.schedule)
+                while self.done < len(plan):
+                    self._do(plan[self.done])
+                    self.done += 1
+                    checkpoint.save_if_due(self)
+                self._measure_bank()
+            if weights_hash(self.teacher.body.state_dict()) != teacher_before:
+                raise RuntimeError("a stage changed the teacher's weights or BatchNorm statistics")
+        except DivergedError as error:
+            return "diverged", str(error)
+        except (DfkdError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a stage is a stranger's code: whatever it raises is this run's row
+            self.traceback = traceback.format_exc()
+            return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return "finished", None
+
+    def _do(self, segment: Segment) -> None:
+        if segment.kind == "warmup":
+            self._keep(self._synthesize(Round(segment.round, warmup=True)))
+        elif segment.kind == "augment":
+            self._augment_bank()
+        else:
+            if self.spec.schedule.rounds_per_epoch:
+                batch = self._synthesize(Round(segment.round, warmup=False))
+                self._keep(batch)
+                if not self.synthesizer.stream:
+                    self._augment(batch)
+            self._distil(segment)
+            if segment.ends_epoch:
+                self._end_epoch(segment.epoch)
+
+    def _synthesize(self, round: Round) -> SyntheticBatch:
+        self.emit("phase", {"phase": "synthesizer", "round": round.index})
+        with self.ledger.phase("synthesis") as cost, frozen(self.student):
+            batch = self.synthesizer.synthesize(round)
+            cost.images += len(batch)
+        self._check(batch)
+        self.report = self.report.model_copy(update={"synthesised": self.report.synthesised + len(batch)})
+        return batch
+
+    def _check(self, batch: SyntheticBatch, sourced: int | None = None) -> None:
+        if not bool(torch.isfinite(batch.images).all()):
+            raise DivergedError(f"images are not finite after {self.report.synthesised} were synthesised")
+        batch.check(self.card.image_shape, self.card.num_classes, sourced=sourced)
+
+    def _keep(self, batch: SyntheticBatch) -> None:
+        self.gallery.saw(batch)
+        if not self.synthesizer.stream:
+            self.bank.add(batch)
+
+    def _augment_bank(self) -> None:
+        """Augment what the warm-up left, a batch at a time, once all of it is there."""
+        if self.synthesizer.stream:
+            return
+        size, count = self.spec.schedule.batch_size, len(self.bank)
+        sources = [
+            self.bank.batch(torch.arange(at, min(at + size, count), device=self.device)) for at in range(0, count, size)
+        ]
+        for source in sources:
+            self._augment(source)
+
+    def _augment(self, source: SyntheticBatch) -> None:
+        self.emit("phase", {"phase": "augmenter"})
+        with self.ledger.phase("augmentation") as cost, frozen(self.student):
+            if not self.augmenter_ready:
+                self.augmenter.prepare(self.bank)
+                self.augmenter_ready = True
+            augmented = self.augmenter.augment(source)
+            cost.images += len(augmented)
+        if not len(augmented):
+            return
+        self._check(augmented, sourced=len(source))
+        with self.ledger.phase("filtering") as cost, frozen(self.student), torch.no_grad():
+            keep = self.filter.keep(augmented, source)
+            cost.images += len(augmented)
+        if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
+            raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
+        self.gallery.saw_variants(source, augmented, keep)
+        kept = augmented.select(keep)
+        self.bank.add(kept)
+        counts = {"augmented": self.report.augmented + len(augmented), "kept": self.report.kept + len(kept)}
+        self.report = self.report.model_copy(update=counts)
+
+    def _next_batch(self) -> SyntheticBatch:
+        size = self.spec.schedule.batch_size
+        if self.synthesizer.stream:
+            return self.synthesizer.sample(size)
+        images, targets = self.bank.draw(size)
+        return SyntheticBatch(crop_and_flip(images, self.card.transform, self.streams["order"]).float() / 255, targets)
+
+    def _distil(self, segment: Segment) -> None:
+        self.emit("phase", {"phase": "distillation", "epoch": segment.epoch + 1})
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr(segment.epoch)
+        self.student.train()
+        with self.ledger.phase("distillation") as cost:
+            for step in range(segment.steps):
+                batch = self._next_batch()
+                losses = self.distiller.losses(self.student, self.teacher, batch)
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                for name, loss in losses.items():
+                    self.loss_sums[name] = self.loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
+                self.synthesizer.after_distill_step(batch)
+                self.emit("progress", {"phase": "distillation", "done": step + 1, "total": segment.steps})
+            cost.images += segment.steps * self.spec.schedule.batch_size
+
+    def _lr(self, epoch: int) -> float:
+        schedule = self.spec.schedule
+        if schedule.lr_schedule == "constant":
+            return schedule.lr
+        return schedule.lr_min + (schedule.lr - schedule.lr_min) * (1 + math.cos(math.pi * epoch / schedule.epochs)) / 2
+
+    def _end_epoch(self, epoch: int) -> None:
+        steps = self.spec.schedule.steps_per_epoch
+        losses = {name: float(total) / steps for name, total in self.loss_sums.items()}
+        self.loss_sums = {}
+        bad = [name for name, loss in losses.items() if not math.isfinite(loss)]
+        if bad:
+            raise DivergedError(f"the loss '{bad[0]}' is {losses[bad[0]]} in epoch {epoch + 1}")
+        with self.ledger.phase("evaluation") as cost:
+            measured = self.evaluator.measure(self.student, self.reference)
+            cost.images += len(self.evaluator)
+        point = CurvePoint(
+            epoch=epoch + 1,
+            steps=(epoch + 1) * steps,
+            lr=self._lr(epoch),
+            losses=losses,
+            accuracy=measured.top1,
+            accuracy_top5=measured.top5,
+            agreement=measured.agreement,
+        )
+        self.curve.append(point)
+        self.emit("epoch", {**point.model_dump(), "epochs": self.spec.schedule.epochs})
+
+    @torch.no_grad()
+    def _measure_bank(self) -> None:
+        agreement = None
+        if len(self.bank):
+            with self.ledger.phase("evaluation"):
+                # Evenly spaced images, at most 10,000: enough for a percentage.
+                index = torch.arange(0, len(self.bank), math.ceil(len(self.bank) / 10_000), device=self.device)
+                batches = (self.bank.batch(part) for part in index.split(500))
+                hits = sum(int((self.teacher(b.images).argmax(1) == b.targets).sum()) for b in batches)
+            agreement = round(100 * hits / len(index), 4)
+        self.report = self.report.model_copy(update={"in_bank": len(self.bank), "target_agreement": agreement})
+
+    def record(self, status: Status, reason: str | None, started: datetime, picture: str | None) -> Record:
+        """What is left behind."""
+        last, accuracy = (self.curve[-1] if self.curve else None), None
+        if last is not None and status == "finished":
+            best = max(self.curve, key=lambda point: point.accuracy)
+            accuracy = Accuracy(
+                last=last.accuracy,
+                last_top5=last.accuracy_top5,
+                oracle_best=best.accuracy,
+                oracle_epoch=best.epoch,
+                agreement=last.agreement,
+            )
+        card = self.teacher_card
+        return Record(
+            run=self.spec.hash,
+            spec=self.spec,
+            status=status,
+            reason=reason,
+            accuracy=accuracy,
+            curve=tuple(self.curve),
+            priors={kind: stage.prior for kind, stage in self.stages.items()},
+            teacher=TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
+            student_parameters=sum(parameter.numel() for parameter in self.student.parameters()),
+            test_split=self.evaluator.fingerprint,
+            bank=self.report,
+            cost=self.ledger.state_dict(),
+            environment=describe(self.execution, self.registry),
+            started=started,
+            finished=datetime.now(UTC),
+            images=picture,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the run is, at the end of a segment."""
+        return {
+            "done": self.done,
+            "augmenter_ready": self.augmenter_ready,
+            "loss_sums": self.loss_sums,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stages": {kind: stage.state_dict() for kind, stage in self.stages.items()},
+            "streams": {name: generator.get_state() for name, generator in self.streams.items()},
+            "global_stream": torch.get_rng_state(),
+            "bank": self.bank.state_dict(),
+            "gallery": self.gallery.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "report": self.report.model_dump(),
+            "curve": [point.model_dump() for point in self.curve],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.done, self.augmenter_ready, self.loss_sums = state["done"], state["augmenter_ready"], state["loss_sums"]
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for kind, stage in self.stages.items():
+            stage.load_state_dict(state["stages"][kind])
+        for name, generator in self.streams.items():
+            generator.set_state(state["streams"][name].cpu())
+        torch.set_rng_state(state["global_stream"].cpu())
+        self.bank.load_state_dict(state["bank"])
+        self.gallery.load_state_dict(state["gallery"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.report = BankReport.model_validate(state["report"])
+        self.curve = [CurvePoint.model_validate(point) for point in state["curve"]]

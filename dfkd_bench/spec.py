@@ -1,0 +1,108 @@
+"""Run specs: everything that decides one result, and its content hash. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.method import Schedule, StageChoice
+
+__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash"]
+
+
+def content_hash(model: BaseModel) -> str:
+    """First 16 hex digits of the SHA-256 of the model's canonical JSON."""
+    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Pair(BaseModel):
+    """A teacher's and a student's network, written `wrn40_2:wrn16_1`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: str
+    student: str
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        """From `TEACHER:STUDENT`.
+
+        Raises:
+            DfkdError: it is not two names with one colon between them.
+        """
+        teacher, colon, student = text.strip().partition(":")
+        if not colon or not teacher or not student or ":" in student:
+            raise DfkdError(f"'{text}' is no pair: write TEACHER:STUDENT, for example wrn40_2:wrn16_1")
+        return cls(teacher=teacher, student=student)
+
+    def __str__(self) -> str:
+        return f"{self.teacher}:{self.student}"
+
+
+class TeacherRecipe(BaseModel):
+    """How a teacher is trained on real data: SGD, cosine to zero, cross-entropy, the card's transform."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(200, ge=1, description="passes over the training split")
+    batch_size: int = Field(128, ge=1, description="images in a step")
+    lr: float = Field(0.1, gt=0, description="first learning rate; goes to zero as a cosine")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    nesterov: bool = Field(True, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
+    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises from zero")
+    seed: int = Field(0, ge=0, description="root seed of its random streams")
+
+
+class TeacherRef(BaseModel):
+    """Which teacher: one trained by a recipe, or one given as weights by their hash. Exactly one of the two."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: TeacherRecipe | None = None
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TeacherRef:
+        if (self.recipe is None) == (self.sha256 is None):
+            raise ValueError("a teacher is either a recipe or a hash of weights")
+        return self
+
+
+class RunSpec(BaseModel):
+    """Everything that decides one result.
+
+    Where it runs (device, precision, folders) is not part of it; the record's provenance says that.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    method: str
+    synthesizer: StageChoice
+    augmenter: StageChoice
+    filter: StageChoice
+    distiller: StageChoice
+    schedule: Schedule
+    dataset: str
+    pair: Pair
+    teacher: TeacherRef
+    seed: int = Field(ge=0)
+    preset: str
+    protocol: Literal["native"] = "native"
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The run's identity, 16 hex digits."""
+        return content_hash(self)
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.method} {self.pair} {self.dataset} seed {self.seed}"

@@ -1,0 +1,63 @@
+"""DDA, diverse diffusion augmentation (arXiv 2410.17606), as a plugin. Importing it imports no torch.
+
+The paper's order: contrastive inversion fills the bank, diffusion makes variants of its images, the cosine filter
+drops those that went too far, the student is distilled on what is there. What the released repository runs under
+this name is another method (CSD with other numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dfkd_bench import Method, Preset, hookimpl, use
+
+
+@hookimpl
+def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
+    """Diffusion augmenters."""
+    register("self-diffusion", "dfkd_dda.self_diffusion:SelfDiffusion")
+    register("image-variation", "dfkd_dda.image_variation:ImageVariation")
+
+
+@hookimpl
+def dfkd_filters(register: Callable[[str, Any], None]) -> None:
+    """The cosine filter."""
+    register("cosine", "dfkd_dda.cosine:CosineFilter")
+
+
+@hookimpl
+def dfkd_distillers(register: Callable[[str, Any], None]) -> None:
+    """DDA's distiller."""
+    register("dda", "dfkd_dda.distiller:DdaDistiller")
+
+
+@hookimpl
+def dfkd_methods(register: Callable[[Method], None]) -> None:
+    """The recipe."""
+    register(
+        Method(
+            name="dda",
+            summary="diverse diffusion augmentation: contrastive inversion, diffusion variants, cosine filter",
+            paper="2410.17606",
+            # The bank stage of the repository's CMI: no adversary, since there is no student yet.
+            synthesizer=use("cmi", adv=0.0, cr_tau=0.2, batch_size=200, steps=500),
+            augmenter=use("self-diffusion"),
+            filter=use("cosine"),
+            distiller=use("dda"),
+            schedule={"lr": 0.1, "batch_size": 128, "rounds_per_epoch": 0},
+            presets=(
+                Preset(
+                    name="quick",
+                    synthesizer=use("cmi", batch_size=96, steps=40, negatives=128),
+                    augmenter=use("self-diffusion", train_steps=300),
+                    schedule={"warmup_rounds": 3, "epochs": 5, "steps_per_epoch": 80},
+                ),
+                Preset(
+                    name="paper",
+                    augmenter=use("image-variation"),
+                    schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
+                ),
+            ),
+        )
+    )

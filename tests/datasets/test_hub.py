@@ -1,0 +1,488 @@
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from dfkd_bench.datasets import hub
+from dfkd_bench.datasets.cards import CIFAR10, TINY_IMAGENET, TINY_IMAGENET_WNIDS
+from dfkd_bench.datasets.split import keep, recall
+from dfkd_bench.errors import DfkdError
+
+COUNTS = {"train": 8, "test": 4}
+TEST_FILE = "test-00000-of-00001.parquet"
+ADVICE = (
+    "put train-*-of-*.parquet and test-*-of-*.parquet of the hub's dataset uoft-cs/cifar10 "
+    "into DIR/cifar10 and give --data-root DIR"
+)
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    """A cache of the test's own, and datasets of a few images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, spec in hub.SPECS.items():
+        monkeypatch.setitem(hub.SPECS, name, replace(spec, counts=COUNTS))
+
+
+def pixels(count, seed=0, size=32):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def png(array):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(file, encoded, labels, image="img", label="label"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    structs = [{"bytes": one, "path": None} for one in encoded]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({image: pa.array(structs, kind), label: pa.array(labels, pa.int64())}), file)
+    return file
+
+
+def cifar(folder, file=TEST_FILE, count=4, seed=0):
+    return write(folder / file, [png(one) for one in pixels(count, seed)], [3, 1, 4, 1, 5, 9, 2, 6][:count])
+
+
+def load(root, split="test"):
+    return hub.load_cifar10(split, root)
+
+
+def refused(sentence, root, split="test"):
+    with pytest.raises(DfkdError, match="^" + re.escape(sentence) + "$") as caught:
+        load(root, split)
+    return caught
+
+
+def cached(tmp_path):
+    return list((tmp_path / "cache" / "dfkd-bench" / "datasets").iterdir())
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("place", [".", "data", "plain_text"])
+def test_reads_files_beside_or_below(tmp_path, place):
+    cifar(tmp_path / "cifar10" / place)
+    split = load(tmp_path)
+    assert torch.equal(split.images, torch.from_numpy(pixels(4)).permute(0, 3, 1, 2))
+    assert split.images.dtype == torch.uint8
+    assert split.labels.tolist() == [3, 1, 4, 1]
+    assert split.labels.dtype == torch.int64
+    assert split.note is None
+
+
+def test_shards_are_read_in_order_and_the_hubs_suffix_is_accepted(tmp_path):
+    cifar(tmp_path / "cifar10", "train-00001-of-00002-70d52db3c749a935.parquet", 4, seed=2)
+    cifar(tmp_path / "cifar10", "train-00000-of-00002-1359597a978bc4fa.parquet", 4, seed=1)
+    split = load(tmp_path, "train")
+    both = np.concatenate([pixels(4, 1), pixels(4, 2)])
+    assert torch.equal(split.images, torch.from_numpy(both).permute(0, 3, 1, 2))
+    assert split.note is None
+
+
+def test_cifar100_reads_fine_labels(tmp_path):
+    write(tmp_path / "cifar100" / TEST_FILE, [png(one) for one in pixels(4)], [99, 0, 5, 7], label="fine_label")
+    assert hub.load_cifar100("test", tmp_path).labels.tolist() == [99, 0, 5, 7]
+
+
+def test_tiny_imagenet_reads_valid_and_makes_grey_images_colour(tmp_path):
+    images = list(pixels(3, size=64))
+    grey = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    encoded = [png(one) for one in [*images, grey]]
+    write(tmp_path / "tiny_imagenet" / "valid-00000-of-00001.parquet", encoded, [0, 1, 2, 199], image="image")
+    split = hub.load_tiny_imagenet("test", tmp_path)
+    assert split.images.shape == (4, 3, 64, 64)
+    assert torch.equal(split.images[3], torch.from_numpy(grey).expand(3, 64, 64))
+
+
+def test_many_images_keep_their_order(tmp_path, monkeypatch):
+    count = 700  # several chunks of the decoder's threads
+    monkeypatch.setitem(hub.SPECS, "cifar10", replace(hub.SPECS["cifar10"], counts={"test": count}))
+    plain = np.zeros((count, 32, 32, 3), np.uint8) + (np.arange(count) % 251).astype(np.uint8)[:, None, None, None]
+    write(tmp_path / "cifar10" / TEST_FILE, [png(one) for one in plain], np.arange(count) % 10)
+    assert torch.equal(load(tmp_path).images, torch.from_numpy(plain).permute(0, 3, 1, 2))
+
+
+def test_a_part_of_the_training_images_has_a_note(tmp_path):
+    cifar(tmp_path / "cifar10", "train-00001-of-00004.parquet", 2)
+    split = load(tmp_path, "train")
+    assert len(split) == 2
+    assert split.note == "2 of 8 training images"
+    assert load(tmp_path, "train").note == "2 of 8 training images"  # from the cache
+
+
+def test_an_unknown_split_is_a_value_error(tmp_path):
+    with pytest.raises(ValueError, match=r"^unknown split 'valid': train or test$"):
+        load(tmp_path, "valid")
+
+
+# --- which files are refused
+
+
+def test_a_missing_folder(tmp_path):
+    refused(f"there is no folder {tmp_path / 'cifar10'}: {ADVICE}", tmp_path)
+    refused(f"there is no folder {tmp_path / 'no' / 'cifar10'}: {ADVICE}", tmp_path / "no")
+    (tmp_path / "CIFAR10_").mkdir()
+    (tmp_path / "cifar-10").mkdir()
+    refused(f"there is no folder {tmp_path / 'cifar10'} (there is cifar-10): {ADVICE}", tmp_path)
+
+
+def test_a_folder_without_the_split(tmp_path):
+    folder = tmp_path / "cifar10"
+    cifar(folder)
+    (folder / "train-0.parquet").write_bytes(b"")
+    refused(f"{folder} and its sub-folders hold no train-*-of-*.parquet: {ADVICE}", tmp_path, "train")
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar10"
+    cifar(folder)
+
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    refused(f"the folder {folder} cannot be read (Permission denied): mend its path or rights", tmp_path)
+
+
+def test_files_in_two_places(tmp_path):
+    folder = tmp_path / "cifar10"
+    cifar(folder)
+    cifar(folder / "data")
+    refused(f"there are test-*.parquet files in {folder} and in {folder / 'data'}: keep those of one folder", tmp_path)
+
+
+@pytest.mark.parametrize("second", ["test-00001-of-00002.parquet", "test-00000-of-00001-abcdef.parquet"])
+def test_files_of_two_sets(tmp_path, second):
+    folder = tmp_path / "cifar10"
+    cifar(folder)
+    cifar(folder, second)
+    names = ", ".join(sorted([TEST_FILE, second]))
+    refused(f"{folder} holds files that do not belong together ({names}): keep one set of them", tmp_path)
+
+
+def test_a_missing_test_shard(tmp_path):
+    cifar(tmp_path / "cifar10", "test-00000-of-00002.parquet")
+    refused(f"test-00001-of-00002.parquet is missing from {tmp_path / 'cifar10'}: {ADVICE}", tmp_path)
+
+
+@pytest.mark.parametrize(("file", "count"), [(TEST_FILE, 3), (TEST_FILE, 5), ("train-00000-of-00001.parquet", 7)])
+def test_a_wrong_number_of_images(tmp_path, file, count):
+    cifar(tmp_path / "cifar10", file, count)
+    split = file.partition("-")[0]
+    refused(
+        f"the {split} files in {tmp_path / 'cifar10'} hold {count} images where cifar10 has {COUNTS[split]}: "
+        "fetch them again from the hub's dataset uoft-cs/cifar10",
+        tmp_path,
+        split,
+    )
+
+
+def test_too_many_images_in_a_part(tmp_path, monkeypatch):
+    monkeypatch.setitem(hub.SPECS, "cifar10", replace(hub.SPECS["cifar10"], counts={"train": 3}))
+    cifar(tmp_path / "cifar10", "train-00000-of-00002.parquet", 4)
+    with pytest.raises(DfkdError, match="hold 4 images where cifar10 has 3: fetch them again"):
+        load(tmp_path, "train")
+
+
+# --- damaged or wrong contents
+
+
+def test_a_damaged_parquet_file(tmp_path):
+    file = cifar(tmp_path / "cifar10")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DfkdError, match=rf"^{file} cannot be read as parquet \(.+\): fetch it again$"):
+        load(tmp_path)
+
+
+def test_damage_behind_a_sound_footer(tmp_path):
+    file = cifar(tmp_path / "cifar10")
+    content = bytearray(file.read_bytes())
+    content[4:40] = b"\xff" * 36
+    file.write_bytes(content)
+    with pytest.raises(DfkdError, match=rf"^{file} cannot be read as parquet \(.+\): fetch it again$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"label": "fine"}, "has no column 'label' of integers, it has img (struct<bytes: binary, path: string>), "),
+        ({"image": "picture"}, "has no column 'img' of structs with the encoded image in the field 'bytes', it has "),
+    ],
+)
+def test_wrong_columns(tmp_path, columns, sentence):
+    file = write(tmp_path / "cifar10" / TEST_FILE, [png(one) for one in pixels(4)], [0, 1, 2, 3], **columns)
+    with pytest.raises(DfkdError, match="^" + re.escape(f"{file} {sentence}") + ".*: put the right file there$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        (pa.array(["a", "b", "c", "d"]), pa.array([0, 1, 2, 3]), "has no column 'img' of structs"),
+        (pa.array([{"path": "a"}] * 4), pa.array([0, 1, 2, 3]), "has no column 'img' of structs"),
+        (pa.array([{"bytes": "a"}] * 4), pa.array([0, 1, 2, 3]), "has no column 'img' of structs"),
+        (pa.array([{"bytes": b"a"}] * 4), pa.array([0.5, 1, 2, 3]), "has no column 'label' of integers"),
+        (pa.array([{"bytes": b"a"}] * 4), pa.array([0, 1, None, 3]), "row 2 has no label: mend the file"),
+        (pa.array([{"bytes": b"a"}, {"bytes": None}] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: mend"),
+        (pa.array([{"bytes": b"a"}, None] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: mend"),
+    ],
+)
+def test_wrong_types_and_gaps(tmp_path, images, labels, sentence):
+    file = tmp_path / "cifar10" / TEST_FILE
+    file.parent.mkdir()
+    pq.write_table(pa.table({"img": images, "label": labels}), file)
+    with pytest.raises(DfkdError, match="^" + re.escape(f"{file} {sentence}")):
+        load(tmp_path)
+
+
+def with_third(tmp_path, encoded):
+    good = [png(one) for one in pixels(4)]
+    return write(tmp_path / "cifar10" / TEST_FILE, [*good[:2], encoded, good[3]], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("encoded", [b"not an image", png(pixels(1)[0])[:-400], b""])
+def test_an_image_that_cannot_be_decoded(tmp_path, encoded):
+    file = with_third(tmp_path, encoded)
+    with pytest.raises(DfkdError, match=rf"^{file} row 2 cannot be decoded as an image \(.*\): mend or replace it$"):
+        load(tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_image_of_another_size(tmp_path):
+    file = with_third(tmp_path, png(np.zeros((30, 28, 3), np.uint8)))
+    refused(f"{file} row 2 is 28x30 but cifar10's images are 32x32: all images must have one size", tmp_path)
+
+
+def test_an_image_of_16_bits(tmp_path):
+    file = with_third(tmp_path, png(np.full((32, 32), 40_000, np.uint16)))
+    refused(f"{file} row 2 has more than 8 bits a channel (mode I;16): convert it to 8 bits", tmp_path)
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_out_of_range(tmp_path, label):
+    file = write(tmp_path / "cifar10" / TEST_FILE, [png(one) for one in pixels(4)], [0, 9, 2, label])
+    refused(f"{file} row 3 has the label {label}, outside 0..9: mend the labels, or put the right file there", tmp_path)
+
+
+# --- the cache
+
+
+def test_a_split_is_decoded_once(tmp_path, monkeypatch):
+    cifar(tmp_path / "cifar10")
+    first = load(tmp_path)
+    (file,) = cached(tmp_path)
+    assert re.fullmatch(r"cifar10-test-[0-9a-f]{16}\.safetensors", file.name)
+    monkeypatch.setattr(hub, "decode_into", None)  # decoding again would fail
+    second = load(tmp_path)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_other_files_are_not_taken_from_the_cache(tmp_path):
+    cifar(tmp_path / "cifar10")
+    first = load(tmp_path)
+    cifar(tmp_path / "cifar10", seed=1)
+    assert load(tmp_path).fingerprint != first.fingerprint
+    assert len(cached(tmp_path)) == 2
+
+
+def flip_last_byte(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], flip_last_byte])
+def test_a_damaged_cache_file_is_decoded_again(tmp_path, damage):
+    cifar(tmp_path / "cifar10")
+    first = load(tmp_path)
+    (file,) = cached(tmp_path)
+    sound = file.read_bytes()
+    file.write_bytes(damage(sound))
+    assert load(tmp_path).fingerprint == first.fingerprint
+    assert cached(tmp_path) == [file]
+    assert file.read_bytes() == sound
+
+
+def test_a_damaged_cache_file_is_deleted(tmp_path):
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(b"damaged")
+    assert recall(file) is None
+    assert not file.exists()
+    assert recall(file) is None
+
+
+def test_an_unwritable_cache_changes_no_result(tmp_path, monkeypatch):
+    cifar(tmp_path / "cifar10")
+    first = load(tmp_path)
+    (tmp_path / "file").write_text("in the way of a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    second = load(tmp_path)
+    assert torch.equal(first.images, second.images)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    cifar(tmp_path / "cifar10")
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dfkd_bench.datasets.split.save_file", full)
+    keep(load(tmp_path), tmp_path / "kept" / "x.safetensors")
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert cached(tmp_path) == []
+
+
+# --- the hub
+
+
+def test_fetches_only_the_split_at_the_pinned_revision(tmp_path, monkeypatch):
+    cifar(tmp_path / "snapshot" / "plain_text")
+    asked = []
+
+    def fetch(repo, **options):
+        asked.append((repo, options))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert len(hub.load_cifar10("test")) == 4
+    options = {
+        "repo_type": "dataset",
+        "revision": "0b2714987fa478483af9968de7c934580d0bb9a2",
+        "allow_patterns": ["*/test-*.parquet"],
+    }
+    assert asked == [("uoft-cs/cifar10", options)]
+
+
+def test_tiny_imagenets_test_split_is_fetched_as_valid(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(repo, **options):
+        asked.append((repo, options["allow_patterns"]))
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(DfkdError, match=r"put train-.* and valid-.* of the hub's dataset zh-plus/tiny-imagenet"):
+        hub.load_tiny_imagenet("test")
+    assert asked == [("zh-plus/tiny-imagenet", ["*/valid-*.parquet"])]
+
+
+def test_every_revision_is_a_commit():
+    assert all(re.fullmatch("[0-9a-f]{40}", spec.revision) for spec in hub.SPECS.values())
+
+
+def test_a_network_failure_names_the_data_root(monkeypatch):
+    def fetch(repo, **options):
+        raise ConnectionError("no route\nto host.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    refused(
+        "the train images of cifar10 could not be fetched from the Hugging Face hub "
+        f"(ConnectionError: no route to host): without a network, {ADVICE}",
+        None,
+        "train",
+    )
+
+
+def test_a_partly_fetched_training_split_is_refused(tmp_path, monkeypatch):
+    cifar(tmp_path / "plain_text", "train-00000-of-00002.parquet")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    missing = "train-00001-of-00002.parquet"
+    refused(f"{missing} is missing from {tmp_path / 'plain_text'}: {ADVICE}", None, "train")
+
+
+OFFLINE = """
+from dataclasses import replace
+from dfkd_bench.datasets import hub
+from dfkd_bench.errors import DfkdError
+hub.SPECS["cifar10"] = replace(hub.SPECS["cifar10"], counts={"train": 8, "test": 4})
+for load in (hub.load_cifar10, hub.load_cifar100):
+    try:
+        print(len(load("test")))
+    except DfkdError as error:
+        print(error)
+"""
+
+
+def test_offline_takes_what_was_fetched_before_and_refuses_the_rest(tmp_path):
+    """The real huggingface_hub, told to stay offline; its cache holds a snapshot of CIFAR-10 and none of CIFAR-100."""
+    spec = hub.SPECS["cifar10"]
+    cifar(tmp_path / "hub" / "datasets--uoft-cs--cifar10" / "snapshots" / spec.revision / "plain_text")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, text=True, check=True, env=environment)
+    fetched, refusal = done.stdout.splitlines()
+    assert fetched == "4"
+    assert refusal.startswith("the test images of cifar100 could not be fetched from the Hugging Face hub (")
+    assert refusal.endswith("into DIR/cifar100 and give --data-root DIR")
+
+
+# --- the real images
+
+DATA = os.environ.get("DFKD_BENCH_DATA")
+
+
+def real(name):
+    folder = Path(DATA or "") / name
+    absent = not DATA or not folder.is_dir()
+    return pytest.mark.skipif(absent, reason=f"DFKD_BENCH_DATA names no folder that holds {name}")
+
+
+@pytest.fixture
+def data(monkeypatch, small, tmp_path):
+    monkeypatch.undo()  # the real counts
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield Path(DATA)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)  # hundreds of megabytes
+
+
+def channel_means(split):
+    return split.images.float().mean(dim=(0, 2, 3)) / 255
+
+
+@real("cifar10")
+def test_the_real_cifar10(data):
+    train, test = hub.load_cifar10("train", data), hub.load_cifar10("test", data)
+    assert train.images.shape == (50_000, 3, 32, 32)
+    assert train.labels.bincount().tolist() == [5000] * 10
+    assert test.labels.bincount().tolist() == [1000] * 10
+    assert train.note is None
+    assert torch.allclose(channel_means(train), torch.tensor(CIFAR10.mean), atol=1e-4)
+    # The card's deviation is the mean of each image's own.
+    deviation = (train.images.float() / 255).flatten(2).std(dim=2).mean(dim=0)
+    assert torch.allclose(deviation, torch.tensor(CIFAR10.std), atol=1e-4)
+
+
+@real("tiny_imagenet")
+def test_the_real_tiny_imagenet(data):
+    train, test = hub.load_tiny_imagenet("train", data), hub.load_tiny_imagenet("test", data)
+    assert test.images.shape == (10_000, 3, 64, 64)
+    assert test.labels.bincount().tolist() == [50] * 200
+    assert (train.note is None) == (len(train) == 100_000)
+    assert train.labels.unique().tolist() == list(range(200))
+    assert torch.allclose(channel_means(test), torch.tensor([0.4824, 0.4495, 0.3981]), atol=1e-3)
+    assert TINY_IMAGENET.num_classes == 200
+
+
+@real("tiny_imagenet")
+def test_tiny_imagenets_label_order_is_that_of_its_files(data):
+    file = next((data / "tiny_imagenet").rglob("valid-*.parquet"))
+    stored = pq.read_schema(file).metadata[b"huggingface"].decode()
+    assert tuple(re.findall(r"n\d{8}", stored)) == TINY_IMAGENET_WNIDS
