@@ -55,7 +55,7 @@ def execution(
 
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions a CPU emulates bf16, more slowly than it computes float32.
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities == "AVX512" and bool(

@@ -45,7 +45,7 @@ class Gallery:
         """Draw what was seen as a PNG; the name of the file, None if nothing was."""
         if "first" not in self._parts:
             return None
-        panels = [("synthesised, first round", self._parts["first"], None)]
+        panels: list[tuple[str, Tensor, Tensor | None]] = [("synthesised, first round", self._parts["first"], None)]
         if not torch.equal(self._parts["first"], self._parts["last"]):
             panels.append(("synthesised, last round", self._parts["last"], None))
         if "variants" in self._parts:

@@ -84,6 +84,11 @@ def _emitter(spec: RunSpec, registry: Registry) -> Callable[[EventKind, Mapping[
     return lambda kind, data: registry.emit(RunEvent(kind, spec.hash, spec.title, data))
 
 
+def _ticker(emit: Callable[[EventKind, Mapping[str, Any]], None], kind: str) -> Callable[[int, int], None]:
+    # Closes over the way out alone: through a closure over the run a stage could reach the evaluator's images.
+    return lambda done, total: emit("progress", {"phase": kind, "done": done, "total": total})
+
+
 class _Run:
     """All that a run is while it lasts."""
 
@@ -96,7 +101,8 @@ class _Run:
         emit: Callable[[EventKind, Mapping[str, Any]], None],
     ) -> None:
         self.spec, self.registry, self.execution, self.emit = spec, registry, execution, emit
-        self.device, self.traceback = execution.device, None
+        self.device = execution.device
+        self.traceback: str | None = None
         data = open_dataset(spec.dataset, registry, execution.data_root)
         self.card, self.teacher_card = data.card, teacher.card
         self.evaluator = Evaluator(data.load("test"), self.device)
@@ -120,7 +126,7 @@ class _Run:
 
     def _network(self, body: nn.Module) -> Network:
         network = Network(body, self.card, self.execution.precision).to(self.device)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(memory_format=torch.channels_last)
 
     def _stage(self, kind: str) -> Stage[Any]:
         choice = getattr(self.spec, kind)
@@ -134,7 +140,7 @@ class _Run:
             generator=self.streams[kind],
             ledger=self.ledger,
             cache=cache_folder("stages", choice.name),
-            tick=lambda done, total: self.emit("progress", {"phase": kind, "done": done, "total": total}),
+            tick=_ticker(self.emit, kind),
         )
         return stage(stage.Options.model_validate(choice.options), context)
 
@@ -262,7 +268,7 @@ class _Run:
                 batch = self._next_batch()
                 losses = self.distiller.losses(self.student, self.teacher, batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+                torch.stack(list(losses.values())).sum().backward()
                 self.optimizer.step()
                 for name, loss in losses.items():
                     self.loss_sums[name] = self.loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()

@@ -161,7 +161,7 @@ class TeacherStore:
 
     def _network(self, body: nn.Module, data: Dataset) -> Network:
         network = Network(body, data.card, self.execution.precision).to(self.execution.device)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(memory_format=torch.channels_last)
 
     def _evaluator(self, data: Dataset) -> Evaluator:
         return Evaluator(data.load("test"), self.execution.device)

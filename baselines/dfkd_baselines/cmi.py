@@ -74,9 +74,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
         if options.reset:
             reset_generator(self.generator, generator)
-        optimizer = torch.optim.Adam(
-            [{"params": self.generator.parameters()}, {"params": [latents]}], options.lr, (0.5, 0.999), fused=True
-        )
+        optimizer = torch.optim.Adam([*self.generator.parameters(), latents], options.lr, (0.5, 0.999), fused=True)
         best_loss, best = torch.full((), torch.inf, device=device), tuple[Tensor, ...]()
         steps = (options.warmup_steps or options.steps) if round.warmup else options.steps
         self.generator.train()
@@ -92,7 +90,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
             best_loss = torch.minimum(loss.detach(), best_loss)
             optimizer.zero_grad(set_to_none=True)
             self.head_optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             if options.cr:
                 self.head_optimizer.step()

@@ -74,7 +74,7 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
                 best = torch.where(better, pixels.detach(), best)
                 best_loss = torch.where(better, loss.detach(), best_loss)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             with torch.no_grad():
                 pixels.copy_(torch.clamp(pixels, -mean / std, (1 - mean) / std))

@@ -65,7 +65,8 @@ class TeacherAgreement(Filter[StageOptions]):
 
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """True where the teacher's first guess is the target."""
-        return self.context.teacher(augmented.images).argmax(dim=1) == augmented.targets
+        guesses: Tensor = self.context.teacher(augmented.images).argmax(dim=1)
+        return guesses == augmented.targets
 
 
 class DistillationOptions(StageOptions):

@@ -32,4 +32,5 @@ def total_variation(images: Tensor, kind: str = "l1_mean") -> Tensor:
 
 def l2_norm(images: Tensor) -> Tensor:
     """L2 norm of the whole batch tensor."""
-    return images.norm()
+    norm: Tensor = images.norm()
+    return norm

@@ -51,7 +51,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
                     name="quick",
                     synthesizer=use("cmi", batch_size=96, steps=40, negatives=128),
                     augmenter=use("self-diffusion", train_steps=300),
-                    schedule={"warmup_rounds": 3, "epochs": 5, "steps_per_epoch": 80},
+                    schedule={"warmup_rounds": 3, "epochs": 6, "steps_per_epoch": 80},
                 ),
                 Preset(
                     name="paper",

@@ -68,7 +68,7 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
             at = torch.randint(options.timesteps, (len(clean),), generator=generator, device=device)
             loss = F.mse_loss(self._noise_in(self.scheduler.add_noise(clean, noise, at), at), noise)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             context.tick(step + 1, options.train_steps)
