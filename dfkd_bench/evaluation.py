@@ -26,11 +26,17 @@ class Measurement:
 
 @torch.inference_mode()
 def predict(network: Network, images: Tensor, device: torch.device, guesses: int = 1) -> Tensor:
-    """The `guesses` likeliest classes, int64 [N, guesses], of bytes [N, C, H, W]; the network in evaluation mode."""
-    with frozen(network):
-        parts = [
-            network(batch.to(device).float() / 255).topk(guesses, dim=1).indices.cpu() for batch in images.split(_BATCH)
-        ]
+    """The `guesses` likeliest classes, int64 [N, guesses], of bytes [N, C, H, W]; the network in evaluation mode.
+
+    Always in float32, whatever the run computes in: what is reported does not hang on the training's precision.
+    """
+    precision, network.precision = network.precision, torch.float32
+    try:
+        with frozen(network):
+            batches = images.split(_BATCH)
+            parts = [network(batch.to(device).float() / 255).topk(guesses, dim=1).indices.cpu() for batch in batches]
+    finally:
+        network.precision = precision
     return torch.cat(parts)
 
 

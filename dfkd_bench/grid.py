@@ -190,12 +190,14 @@ def _check_requirements(spec: RunSpec, offers: Any, registry: Registry) -> None:
     sentences = {
         "batchnorm": ("BatchNorm layers in the teacher", [spec.pair.teacher]),
         "stages": ("networks that name their stages", [spec.pair.teacher, spec.pair.student]),
+        "teacher-stages": ("a teacher that names its stages", [spec.pair.teacher]),
     }
     for kind in STAGE_KINDS:
         choice = getattr(spec, kind)
-        for need in sorted(registry.load(kind, choice.name).requires):
+        stage = registry.load(kind, choice.name)
+        for need in sorted(stage.requires_with(stage.Options.model_validate(choice.options))):
             what, networks = sentences[need]
-            lacking = next((name for name in networks if need not in offers(name)), None)
+            lacking = next((name for name in networks if need.removeprefix("teacher-") not in offers(name)), None)
             if lacking is not None:
                 raise DfkdError(
                     f"{spec.method} cannot run on {spec.pair}: its {kind} '{choice.name}' needs {what}, and {lacking} "

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 __all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
-Prior = Literal["none", "text", "image"]
+Prior = Literal["none", "text", "image", "data"]
+"""Knowledge beyond the teacher: none; a language model; images or a generator learnt from them; the real data."""
 
 
 class StageChoice(BaseModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,14 @@ class Observation:
         features: float32 [N, F], the input of the last linear layer (penultimate, pooled).
         batchnorm: each BatchNorm2d layer with its input [N, C, H, W], in the order in which they ran.
         maps: outputs of the modules that were asked for, by name.
+        inputs: inputs of the modules that were asked for, by name.
     """
 
     logits: Tensor
     features: Tensor
     batchnorm: list[tuple[nn.BatchNorm2d, Tensor]] = field(default_factory=list)
     maps: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Network(nn.Module):
@@ -98,8 +101,10 @@ class Network(nn.Module):
             logits: Tensor = self.body(self.normalise(images))
         return logits.float()
 
-    def observe(self, images: Tensor, *, batchnorm: bool = False, maps: Sequence[str] = ()) -> Observation:
-        """A forward pass with the features, and on demand the BatchNorm inputs and named modules' outputs.
+    def observe(
+        self, images: Tensor, *, batchnorm: bool = False, maps: Sequence[str] = (), inputs: Sequence[str] = ()
+    ) -> Observation:
+        """A forward pass with the features, and on demand the BatchNorm inputs and named modules' outputs or inputs.
 
         Raises:
             DfkdError: the body has no module of such a name.
@@ -118,7 +123,9 @@ class Network(nn.Module):
             if batchnorm:
                 handles += [layer.register_forward_pre_hook(on_batchnorm) for layer in self.batchnorm_layers]
             for name in maps:
-                handles.append(self._module(name).register_forward_hook(_keep(seen.maps, name)))
+                handles.append(self._module(name).register_forward_hook(_keep_output(seen.maps, name)))
+            for name in inputs:
+                handles.append(self._module(name).register_forward_pre_hook(_keep_input(seen.inputs, name)))
             seen.logits = self(images)
         finally:
             for handle in handles:
@@ -132,9 +139,16 @@ class Network(nn.Module):
             raise DfkdError(f"{type(self.body).__name__} has no module '{name}'") from error
 
 
-def _keep(maps: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # torch's hook type is private
-    def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        maps[name] = output.float()
+def _keep_output(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+        kept[name] = output.float()
+
+    return hook
+
+
+def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any], None]:
+    def hook(_: nn.Module, inputs: Any) -> None:
+        kept[name] = inputs[0].float()
 
     return hook
 

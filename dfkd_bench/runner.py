@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,10 +17,9 @@ from dfkd_bench.checkpoint import Checkpoint
 from dfkd_bench.datasets.access import open_dataset
 from dfkd_bench.datasets.guard import sealed
 from dfkd_bench.environment import Execution, describe
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DataFreeViolationError, DfkdError
 from dfkd_bench.evaluation import Evaluator
-from dfkd_bench.events import EventKind, RunEvent
-from dfkd_bench.files import cache_folder
+from dfkd_bench.events import RunEvent
 from dfkd_bench.ledger import CostLedger
 from dfkd_bench.models import build_model
 from dfkd_bench.network import Network, frozen
@@ -30,7 +29,8 @@ from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Record, Results
 from dfkd_bench.seeds import global_stream, stream, stream_seed
 from dfkd_bench.segments import Segment, segments
 from dfkd_bench.spec import RunSpec
-from dfkd_bench.stages import Augmenter, Distiller, Filter, Round, Stage, StageContext, Synthesizer
+from dfkd_bench.stages import Round
+from dfkd_bench.staging import Emit, StageSet
 from dfkd_bench.teachers import Teacher, TeacherStore
 from dfkd_bench.weights import weights_hash
 
@@ -80,13 +80,8 @@ def run_spec(
     return record
 
 
-def _emitter(spec: RunSpec, registry: Registry) -> Callable[[EventKind, Mapping[str, Any]], None]:
+def _emitter(spec: RunSpec, registry: Registry) -> Emit:
     return lambda kind, data: registry.emit(RunEvent(kind, spec.hash, spec.title, data))
-
-
-def _ticker(emit: Callable[[EventKind, Mapping[str, Any]], None], kind: str) -> Callable[[int, int], None]:
-    # Closes over the way out alone: through a closure over the run a stage could reach the evaluator's images.
-    return lambda done, total: emit("progress", {"phase": kind, "done": done, "total": total})
 
 
 class _Run:
@@ -98,7 +93,7 @@ class _Run:
         teacher: Teacher,
         registry: Registry,
         execution: Execution,
-        emit: Callable[[EventKind, Mapping[str, Any]], None],
+        emit: Emit,
     ) -> None:
         self.spec, self.registry, self.execution, self.emit = spec, registry, execution, emit
         self.device = execution.device
@@ -116,57 +111,29 @@ class _Run:
         self.bank = ImageBank(self.card.image_shape, self.device, self.streams["order"], spec.schedule.bank_capacity)
         self.report, self.curve, self.gallery = BankReport(), list[CurvePoint](), Gallery()
         self.done, self.augmenter_ready, self.loss_sums = 0, False, dict[str, Tensor]()
-        with sealed(f"method '{spec.method}'"):
-            self.stages: dict[str, Stage[Any]] = {kind: self._stage(kind) for kind in STAGE_KINDS}
-        parameters = [*self.student.parameters(), *self.distiller.parameters()]
-        schedule = spec.schedule
-        self.optimizer = torch.optim.SGD(
-            parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
-        )
+        self.stages = StageSet(spec, registry, self.card)
+        self.images = self.stages.open_door(registry, execution)
 
     def _network(self, body: nn.Module) -> Network:
         network = Network(body, self.card, self.execution.precision).to(self.device)
         return network.to(memory_format=torch.channels_last)
 
-    def _stage(self, kind: str) -> Stage[Any]:
-        choice = getattr(self.spec, kind)
-        stage: type[Stage[Any]] = self.registry.load(kind, choice.name)  # type: ignore[arg-type]
-        context = StageContext(
-            teacher=self.teacher,
-            student=self.student,
-            card=self.card,
-            device=self.device,
-            precision=self.execution.precision,
-            generator=self.streams[kind],
-            ledger=self.ledger,
-            cache=cache_folder("stages", choice.name),
-            tick=_ticker(self.emit, kind),
+    def _make_stages(self) -> None:
+        self.stages.make(self.teacher, self.student, self.execution, self.streams, self.ledger, self.emit, self.images)
+        schedule = self.spec.schedule
+        parameters = [*self.student.parameters(), *self.stages.distiller.parameters()]
+        self.optimizer = torch.optim.SGD(
+            parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
         )
-        return stage(stage.Options.model_validate(choice.options), context)
-
-    @property
-    def synthesizer(self) -> Synthesizer[Any]:
-        return self.stages["synthesizer"]  # type: ignore[return-value]
-
-    @property
-    def augmenter(self) -> Augmenter[Any]:
-        return self.stages["augmenter"]  # type: ignore[return-value]
-
-    @property
-    def filter(self) -> Filter[Any]:
-        return self.stages["filter"]  # type: ignore[return-value]
-
-    @property
-    def distiller(self) -> Distiller[Any]:
-        return self.stages["distiller"]  # type: ignore[return-value]
 
     def to_the_end(self, checkpoint: Checkpoint) -> tuple[Status, str | None]:
         """Everything still to do; what went wrong is the run's outcome, not the program's."""
         try:
-            checkpoint.restore(self)
             teacher_before = weights_hash(self.teacher.body.state_dict())
             self.reference = self.evaluator.reference(self.teacher)
             with sealed(f"method '{self.spec.method}'"):
+                self._make_stages()
+                checkpoint.restore(self)
                 plan = segments(self.spec.schedule)
                 while self.done < len(plan):
                     self._do(plan[self.done])
@@ -177,6 +144,9 @@ class _Run:
                 raise RuntimeError("a stage changed the teacher's weights or BatchNorm statistics")
         except DivergedError as error:
             return "diverged", str(error)
+        except DataFreeViolationError as error:
+            self.traceback = traceback.format_exc()
+            return "failed", str(error)
         except (DfkdError, KeyboardInterrupt):
             raise
         except Exception as error:  # a stage is a stranger's code: whatever it raises is this run's row
@@ -193,7 +163,7 @@ class _Run:
             if self.spec.schedule.rounds_per_epoch:
                 batch = self._synthesize(Round(segment.round, warmup=False))
                 self._keep(batch)
-                if not self.synthesizer.stream:
+                if not self.stages.synthesizer.stream:
                     self._augment(batch)
             self._distil(segment)
             if segment.ends_epoch:
@@ -202,7 +172,7 @@ class _Run:
     def _synthesize(self, round: Round) -> SyntheticBatch:
         self.emit("phase", {"phase": "synthesizer", "round": round.index})
         with self.ledger.phase("synthesis") as cost, frozen(self.student):
-            batch = self.synthesizer.synthesize(round)
+            batch = self.stages.synthesizer.synthesize(round)
             cost.images += len(batch)
         self._check(batch)
         self.report = self.report.model_copy(update={"synthesised": self.report.synthesised + len(batch)})
@@ -215,12 +185,12 @@ class _Run:
 
     def _keep(self, batch: SyntheticBatch) -> None:
         self.gallery.saw(batch)
-        if not self.synthesizer.stream:
+        if not self.stages.synthesizer.stream:
             self.bank.add(batch)
 
     def _augment_bank(self) -> None:
         """Augment what the warm-up left, a batch at a time, once all of it is there."""
-        if self.synthesizer.stream:
+        if self.stages.synthesizer.stream:
             return
         size, count = self.spec.schedule.batch_size, len(self.bank)
         sources = [
@@ -233,15 +203,15 @@ class _Run:
         self.emit("phase", {"phase": "augmenter"})
         with self.ledger.phase("augmentation") as cost, frozen(self.student):
             if not self.augmenter_ready:
-                self.augmenter.prepare(self.bank)
+                self.stages.augmenter.prepare(self.bank)
                 self.augmenter_ready = True
-            augmented = self.augmenter.augment(source)
+            augmented = self.stages.augmenter.augment(source)
             cost.images += len(augmented)
         if not len(augmented):
             return
         self._check(augmented, sourced=len(source))
         with self.ledger.phase("filtering") as cost, frozen(self.student), torch.no_grad():
-            keep = self.filter.keep(augmented, source)
+            keep = self.stages.filter.keep(augmented, source)
             cost.images += len(augmented)
         if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
             raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
@@ -253,8 +223,8 @@ class _Run:
 
     def _next_batch(self) -> SyntheticBatch:
         size = self.spec.schedule.batch_size
-        if self.synthesizer.stream:
-            return self.synthesizer.sample(size)
+        if self.stages.synthesizer.stream:
+            return self.stages.synthesizer.sample(size)
         images, targets = self.bank.draw(size)
         return SyntheticBatch(crop_and_flip(images, self.card.transform, self.streams["order"]).float() / 255, targets)
 
@@ -266,13 +236,13 @@ class _Run:
         with self.ledger.phase("distillation") as cost:
             for step in range(segment.steps):
                 batch = self._next_batch()
-                losses = self.distiller.losses(self.student, self.teacher, batch)
+                losses = self.stages.distiller.losses(self.student, self.teacher, batch)
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.stack(list(losses.values())).sum().backward()
                 self.optimizer.step()
                 for name, loss in losses.items():
                     self.loss_sums[name] = self.loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
-                self.synthesizer.after_distill_step(batch)
+                self.stages.synthesizer.after_distill_step(batch)
                 self.emit("progress", {"phase": "distillation", "done": step + 1, "total": segment.steps})
             cost.images += segment.steps * self.spec.schedule.batch_size
 
@@ -336,7 +306,7 @@ class _Run:
             reason=reason,
             accuracy=accuracy,
             curve=tuple(self.curve),
-            priors={kind: stage.prior for kind, stage in self.stages.items()},
+            priors=self.stages.priors(),
             teacher=TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
             student_parameters=sum(parameter.numel() for parameter in self.student.parameters()),
             test_split=self.evaluator.fingerprint,
@@ -356,7 +326,7 @@ class _Run:
             "loss_sums": self.loss_sums,
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "stages": {kind: stage.state_dict() for kind, stage in self.stages.items()},
+            "stages": self.stages.state_dict(),
             "streams": {name: generator.get_state() for name, generator in self.streams.items()},
             "global_stream": torch.get_rng_state(),
             "bank": self.bank.state_dict(),
@@ -371,8 +341,7 @@ class _Run:
         self.done, self.augmenter_ready, self.loss_sums = state["done"], state["augmenter_ready"], state["loss_sums"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for kind, stage in self.stages.items():
-            stage.load_state_dict(state["stages"][kind])
+        self.stages.load_state_dict(state["stages"])
         for name, generator in self.streams.items():
             generator.set_state(state["streams"][name].cpu())
         torch.set_rng_state(state["global_stream"].cpu())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -71,6 +71,8 @@ class StageContext:
         ledger: the cost ledger; `ledger.watch(module, role)` counts a further network's passes.
         cache: a folder of the stage's own, for what is costly to make and the same in every run.
         tick: `tick(done, total)` tells people how far a long call has come.
+        images: uint8 [N, C, H, W] on the CPU, for a synthesizer that declares `images_wanted`; else None.
+        labels: int64 [N] of these images, if they are the run's own dataset's; else None.
     """
 
     teacher: Network
@@ -82,6 +84,8 @@ class StageContext:
     ledger: CostLedger
     cache: Path
     tick: Callable[[int, int], None]
+    images: Tensor | None = None
+    labels: Tensor | None = None
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a stage's own networks."""
@@ -103,9 +107,12 @@ class Stage(Generic[OptionsT]):
 
     Class attributes:
         Options: the pydantic model of its options.
-        prior: knowledge beyond the teacher that it brings in: `none`, `text` or `image`.
+        prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
+            which makes a run a reference and not data-free.
         requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
-            name their stages' maps).
+            name their stages' maps), `"teacher-stages"` (the teacher does).
+
+    Where prior or requirements hang on the options, override `prior_with` or `requires_with`.
     """
 
     Options: ClassVar[type[StageOptions]] = StageOptions
@@ -115,6 +122,16 @@ class Stage(Generic[OptionsT]):
     def __init__(self, options: OptionsT, context: StageContext) -> None:
         self.options = options
         self.context = context
+
+    @classmethod
+    def prior_with(cls, options: OptionsT) -> Prior:
+        """The prior that it has with these options."""
+        return cls.prior
+
+    @classmethod
+    def requires_with(cls, options: OptionsT) -> frozenset[str]:
+        """What it requires with these options."""
+        return cls.requires
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
@@ -134,6 +151,15 @@ class Synthesizer(Stage[OptionsT]):
     """
 
     stream: ClassVar[bool] = False
+
+    @classmethod
+    def images_wanted(cls, options: OptionsT, card: DatasetCard) -> str | None:
+        """The dataset whose training images it is to be given as `context.images`; None for a data-free one.
+
+        Null baselines and references alone have a use for this door. Whoever asks for the run's own dataset must say
+        so by its prior, `data`; whoever asks for another, by `image`.
+        """
+        return None
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """One round's images."""
@@ -184,8 +210,8 @@ BASES: dict[str, type[Stage[Any]]] = {
     "filter": Filter,
     "distiller": Distiller,
 }
-_PRIORS = ("none", "text", "image")
-_REQUIREMENTS = {"batchnorm", "stages"}
+_PRIORS = get_args(Prior)
+_REQUIREMENTS = {"batchnorm", "stages", "teacher-stages"}
 
 
 def check_class(stage: type[Any]) -> None:

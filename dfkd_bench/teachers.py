@@ -91,6 +91,16 @@ class TeacherStore:
         self.registry = registry
         self.execution = execution
 
+    def has(self, ref: TeacherRef, model: str, dataset: str) -> bool:
+        """Whether the teacher that a spec names is there already."""
+        if ref.sha256 is not None:
+            return any(card.sha256 == ref.sha256 for _, card in self.cards())
+        assert ref.recipe is not None
+        return (self._folder(model, dataset, ref.recipe) / "card.json").exists()
+
+    def _folder(self, model: str, dataset: str, recipe: TeacherRecipe) -> Path:
+        return self.path / _slug(dataset, model, content_hash(recipe))
+
     def obtain(self, ref: TeacherRef, model: str, dataset: str) -> Teacher:
         """The teacher that a spec names; one of a recipe is trained if it is not there yet.
 
@@ -109,7 +119,7 @@ class TeacherStore:
 
     def train(self, model: str, dataset: str, recipe: TeacherRecipe) -> Teacher:
         """The teacher of a recipe, trained now if it is not there yet. Two processes do not train it twice."""
-        folder = self.path / _slug(dataset, model, content_hash(recipe))
+        folder = self._folder(model, dataset, recipe)
         if not (folder / "card.json").exists():
             writable_folder(folder, "teacher's")
             with filelock.FileLock(folder / ".lock"):

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import Observation, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
+from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.contrastive import InstanceBank, ProjectionHead, contrastive_loss, instance_features
 from dfkd_bench.blocks.generators import Generator, reset_generator
 from dfkd_bench.blocks.kd import agreement_adversary, kl_divergence
@@ -40,6 +41,9 @@ class CmiOptions(StageOptions):
     cr_tau: float = Field(0.1, gt=0, description="temperature of the contrast")
     instance_bank: int = Field(40_960, ge=1, description="images whose features the contrast remembers")
     negatives: int = Field(4096, ge=0, description="remembered images that each step draws")
+    contrast_of: Literal["batchnorm", "stage-inputs"] = Field(
+        "batchnorm", description="maps that tell images apart: every BatchNorm's input; stage-inputs as released (B07)"
+    )
     head_dim: int = Field(256, ge=1, description="length of the projected features")
     local_area: float = Field(0.25, gt=0, le=1, description="least part of the area that a local view shows")
     reset: bool = Field(True, description="start each round from fresh generator weights")
@@ -53,11 +57,17 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
     """
 
     Options = CmiOptions
-    requires = frozenset({"batchnorm"})
+
+    @classmethod
+    def requires_with(cls, options: CmiOptions) -> frozenset[str]:
+        """BatchNorm layers, and named stages for the stages' inputs."""
+        return frozenset({"batchnorm"} | ({"teacher-stages"} if options.contrast_of == "stage-inputs" else set()))
 
     def __init__(self, options: CmiOptions, context: StageContext) -> None:
         super().__init__(options, context)
-        dim = sum(layer.num_features for layer in context.teacher.batchnorm_layers)
+        # Found by looking: a stage's module does not say how many channels it takes.
+        with torch.no_grad():
+            dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
         with context.seeded():
             self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
             self.head = ProjectionHead(dim, options.head_dim).to(context.device)
@@ -75,7 +85,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         if options.reset:
             reset_generator(self.generator, generator)
         optimizer = torch.optim.Adam([*self.generator.parameters(), latents], options.lr, (0.5, 0.999), fused=True)
-        best_loss, best = torch.full((), torch.inf, device=device), tuple[Tensor, ...]()
+        best = Best()
         steps = (options.warmup_steps or options.steps) if round.warmup else options.steps
         self.generator.train()
         for step in range(steps):
@@ -83,11 +93,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
                 images = self.generator(latents)
             images = images.float()
             loss, local, glob = self._loss(images, targets, adversarial=options.adv > 0 and not round.warmup)
-            now = (images.detach(), local.detach(), glob.detach())
-            # On the device, without asking it: the first iterate is always taken, a later one if it is better.
-            better = loss.detach() < best_loss
-            best = now if not best else tuple(torch.where(better, new, old) for new, old in zip(now, best, strict=True))
-            best_loss = torch.minimum(loss.detach(), best_loss)
+            best.update(loss, images, local, glob)
             optimizer.zero_grad(set_to_none=True)
             self.head_optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -96,25 +102,34 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
                 self.head_optimizer.step()
             context.tick(step + 1, steps)
         if options.cr:
-            self.bank.add(best[1], best[2])
-        return SyntheticBatch(best[0].clamp(0, 1), targets)
+            self.bank.add(best.tensors[1], best.tensors[2])
+        return SyntheticBatch(best.tensors[0].clamp(0, 1), targets)
 
     def _loss(self, images: Tensor, targets: Tensor, *, adversarial: bool) -> tuple[Tensor, Tensor, Tensor]:
         """The total, and the instance features of the local and the global views."""
         options, context = self.options, self.context
         transform = context.card.transform
-        seen = context.teacher.observe(view := crop_and_flip(images, transform, context.generator), batchnorm=True)
+        view = crop_and_flip(images, transform, context.generator)
+        seen, glob = self._observe(view)
         loss = options.bn * bn_loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
         if adversarial:
             student = context.student(view)
             adversary = agreement_adversary if options.adv_kind == "agreement" else _all_adversary
             loss = loss + options.adv * adversary(student, seen.logits)
-        glob = instance_features(seen.batchnorm)
         if not options.cr:
             return loss, glob, glob
         close = random_resized_crop(images, context.generator, scale=(options.local_area, 1.0), flip=transform.flip)
-        local = instance_features(context.teacher.observe(close, batchnorm=True).batchnorm)
+        _, local = self._observe(close)
         return loss + options.cr * self._contrast(local, glob), local, glob
+
+    def _observe(self, images: Tensor) -> tuple[Observation, Tensor]:
+        """The teacher's view of images, and h(x)."""
+        teacher = self.context.teacher
+        if self.options.contrast_of == "batchnorm":
+            seen = teacher.observe(images, batchnorm=True)
+            return seen, instance_features(inputs for _, inputs in seen.batchnorm)
+        seen = teacher.observe(images, batchnorm=True, inputs=teacher.stage_names)
+        return seen, instance_features(seen.inputs[name] for name in teacher.stage_names)
 
     def _contrast(self, local: Tensor, glob: Tensor) -> Tensor:
         old_local, old_glob = self.bank.sample(self.options.negatives, self.context.generator)

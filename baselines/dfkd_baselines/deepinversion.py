@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dfkd_bench import Round, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
+from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.image_priors import l2_norm, total_variation
 from dfkd_bench.blocks.kd import js_divergence, released_js
 from dfkd_bench.blocks.views import jitter_and_flip
@@ -66,20 +67,18 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
         pixels = torch.randn(shape, generator=generator, device=device, requires_grad=True)
         targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
         optimizer = torch.optim.Adam([pixels], options.lr, options.betas, fused=True)
-        best, best_loss = pixels.detach().clone(), torch.full((), torch.inf, device=device)
+        best = Best()
         for step in range(options.steps):
             loss = self._loss(pixels, targets, adversarial=options.adv > 0 and not round.warmup)
             if options.select == "best":
-                better = loss.detach() < best_loss
-                best = torch.where(better, pixels.detach(), best)
-                best_loss = torch.where(better, loss.detach(), best_loss)
+                best.update(loss, pixels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             with torch.no_grad():
                 pixels.copy_(torch.clamp(pixels, -mean / std, (1 - mean) / std))
             context.tick(step + 1, options.steps)
-        chosen = best if options.select == "best" else pixels.detach()
+        chosen = best.tensors[0] if options.select == "best" else pixels.detach()
         return SyntheticBatch((chosen * std + mean).clamp(0, 1), targets)
 
     def _loss(self, pixels: Tensor, targets: Tensor, *, adversarial: bool) -> Tensor:

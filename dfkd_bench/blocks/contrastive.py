@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 __all__ = ["InstanceBank", "ProjectionHead", "contrastive_loss", "instance_features"]
 
 
-def instance_features(layers: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
-    """h(x), float32 [N, sum of channels]: the spatial means of the BatchNorm layers' inputs, one after the other."""
-    return torch.cat([inputs.mean(dim=(2, 3), dtype=torch.float32) for _, inputs in layers], dim=1)
+def instance_features(maps: Iterable[Tensor]) -> Tensor:
+    """h(x), float32 [N, sum of channels]: the spatial means of maps [N, C, H, W], one after the other."""
+    return torch.cat([each.mean(dim=(2, 3), dtype=torch.float32) for each in maps], dim=1)
 
 
 class ProjectionHead(nn.Module):

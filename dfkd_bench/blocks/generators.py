@@ -5,50 +5,56 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Generator", "reset_generator"]
+from dfkd_bench.errors import DfkdError
+
+__all__ = ["Generator", "doubling_layers", "reset_generator"]
 
 
 class Generator(nn.Module):
     """The generator of CMI, FastDFKD and CSD: latent [N, nz] -> images [N, C, H, W] in [0, 1].
 
-    Linear to 128 maps at a quarter of the size, then two nearest-neighbour doublings. 2,328,899 parameters for
-    nz = 256 and 3 x 32 x 32 images.
+    Linear to `first` maps at a quarter of the size, then two nearest-neighbour doublings. For 3 x 32 x 32 images and
+    nz = 256 it has 2,328,899 parameters with first = 128, and 4,581,955 with first = 256, the wider one of DAFL, ZSKT
+    and DFQ in the CMI lineage.
 
     Args:
         latent_dim: nz.
         image_shape: channels, height, width; height and width divisible by 4.
-        width: ngf, the channels of the last hidden layer.
+        first: channels of the linear layer's output.
 
     Raises:
-        ValueError: the height or width is not divisible by 4.
+        DfkdError: the height or width is not divisible by 4.
     """
 
-    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int], width: int = 64) -> None:
+    def __init__(self, latent_dim: int, image_shape: tuple[int, int, int], first: int = 128) -> None:
         super().__init__()
-        channels, height, image_width = image_shape
-        if height % 4 or image_width % 4:
-            raise ValueError(f"the generator makes images whose sides are divisible by 4, not {height}x{image_width}")
-        self._start = (2 * width, height // 4, image_width // 4)
-        self.l1 = nn.Sequential(nn.Linear(latent_dim, 2 * width * (height // 4) * (image_width // 4)))
-        self.conv_blocks = nn.Sequential(
-            nn.BatchNorm2d(2 * width),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(2 * width),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(2 * width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(width, channels, 3, 1, 1),
-            nn.Sigmoid(),
-        )
+        channels, height, width = image_shape
+        if height % 4 or width % 4:
+            raise DfkdError(f"the generator makes images whose sides are divisible by 4, not {height}x{width}")
+        self._start = (first, height // 4, width // 4)
+        self.l1 = nn.Sequential(nn.Linear(latent_dim, first * (height // 4) * (width // 4)))
+        self.conv_blocks = nn.Sequential(nn.BatchNorm2d(first), *doubling_layers(first, channels))
 
     def forward(self, latent: Tensor) -> Tensor:
         """Images in [0, 1]."""
-        start = self.l1(latent).view(len(latent), *self._start)
-        images: Tensor = self.conv_blocks(start)
+        images: Tensor = self.conv_blocks(self.l1(latent).view(len(latent), *self._start))
         return images
+
+
+def doubling_layers(first: int, channels: int) -> list[nn.Module]:
+    """The convolutions that all these generators share: [N, first, H/4, W/4] -> [N, channels, H, W] in [0, 1]."""
+    return [
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(first, 128, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(128),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(128, 64, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(64, channels, 3, 1, 1),
+        nn.Sigmoid(),
+    ]
 
 
 def reset_generator(module: nn.Module, generator: torch.Generator) -> None:

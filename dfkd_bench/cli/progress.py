@@ -18,6 +18,7 @@ from dfkd_bench.plugins import Registry
 __all__ = ["Bars", "Lines", "shown"]
 
 _LINE_SECONDS = 15.0
+_PHASE_SECONDS = 5.0
 _NAMES = {"synthesizer": "synthesis", "augmenter": "augmentation", "filter": "filtering", "distiller": "distillation"}
 
 
@@ -41,12 +42,13 @@ def _outcome(event: RunEvent) -> str:
 
 
 class Lines:
-    """Plain lines: each phase's begin, each epoch, and how far a phase is every quarter of a minute."""
+    """Plain lines: each phase's begin, each epoch, and how far a long phase is."""
 
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._said = time.monotonic()
         self._phase = ""
+        self._told: set[tuple[str, str]] = set()
 
     def _say(self, title: str, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {title}: {text}", file=self._stream, flush=True)
@@ -55,10 +57,13 @@ class Lines:
     @hookimpl
     def dfkd_run_event(self, event: RunEvent) -> None:
         """Print what is worth a line."""
-        if event.kind == "phase" and _phase(event) != self._phase:
+        if event.kind == "phase":
             self._phase = _phase(event)
-            if not self._phase.startswith("distillation"):  # its epochs have lines of their own
+            # Distillation's epochs have lines of their own, and stream methods have a thousand short rounds.
+            is_new = (event.run, event.data["phase"]) not in self._told
+            if event.data["phase"] != "distillation" and (is_new or time.monotonic() - self._said > _PHASE_SECONDS):
                 self._say(event.title, self._phase)
+            self._told.add((event.run, event.data["phase"]))
         elif event.kind == "progress" and time.monotonic() - self._said > _LINE_SECONDS:
             self._say(event.title, f"{self._phase}: {event.data['done']} of {event.data['total']}")
         elif event.kind == "epoch":

@@ -108,6 +108,15 @@ def _announce(bench: Workbench, specs: list[RunSpec], todo: list[RunSpec], datas
         state = "to do" if spec in todo else "done"
         stages = " -> ".join((spec.synthesizer.name, spec.augmenter.name, spec.filter.name, spec.distiller.name))
         typer.echo(f"  {spec.hash}  {state:5}  {spec.title}: {stages}")
+    for network, spec in {spec.pair.teacher: spec for spec in todo}.items():
+        recipe = spec.teacher.recipe
+        if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
+            note = (
+                ""
+                if dataset == "digits"
+                else " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)"
+            )
+            typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
     if dataset == "digits":
         typer.echo(
             "digits are small, for a first look; for CIFAR-10 on the published schedule add "

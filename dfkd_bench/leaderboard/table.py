@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from scipy.stats import t as student_t
@@ -19,7 +19,7 @@ from dfkd_bench.spec import RunSpec, content_hash
 
 __all__ = ["COLUMNS", "build", "settings_hash", "t_interval", "write_csv"]
 
-_PRIORS: tuple[Prior, ...] = ("none", "text", "image")
+_PRIORS: tuple[Prior, ...] = get_args(Prior)
 _PHASES = ("synthesis", "augmentation", "filtering", "distillation", "evaluation")
 
 #: The columns of `leaderboard.csv`, in order.

@@ -61,3 +61,21 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             ),
         )
     )
+    register(
+        Method(
+            name="dda-released",
+            summary="what DDA's repository runs under this name: CSD with other numbers, no diffusion, no filter",
+            paper="2410.17606",
+            synthesizer=use("csd", batch_size=400),
+            distiller=use("csd"),
+            schedule={"lr": 0.1, "batch_size": 128},
+            presets=(
+                Preset(
+                    name="quick",
+                    synthesizer=use("csd", batch_size=128, warmup_batch_size=96, steps=30, warmup_steps=60),
+                    schedule={"warmup_rounds": 2, "epochs": 4, "steps_per_epoch": 80},
+                ),
+                Preset(name="paper", schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000}),
+            ),
+        )
+    )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dfkd_bench import DfkdError, Distiller, Network, StageContext, StageOptions, SyntheticBatch
 from dfkd_bench.blocks.kd import kl_divergence
+from dfkd_bench.blocks.rotation import quarter_turns
 
 
 class DdaOptions(StageOptions):
@@ -25,12 +26,6 @@ class DdaOptions(StageOptions):
     tau: float = Field(20.0, gt=0, description="temperature of both players' softmax")
     self_loss: Literal["none", "rotation"] = Field("none", description="L_self: none, or telling quarter turns apart")
     self_weight: float = Field(1.0, ge=0, description="weight of L_self")
-
-
-def quarter_turns(images: Tensor) -> tuple[Tensor, Tensor]:
-    """All four turns of square images [N, C, S, S]: [4N, C, S, S] and their labels 0..3, image by image."""
-    turned = torch.stack([torch.rot90(images, k, dims=(2, 3)) for k in range(4)], dim=1)
-    return turned.flatten(0, 1), torch.arange(4, device=images.device).repeat(len(images))
 
 
 class DdaDistiller(Distiller[DdaOptions]):

@@ -1,0 +1,240 @@
+"""NAYER, noisy layer data generation (Tran et al., arXiv 2310.00258): randomness from layers, not from latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfkd_bench import DatasetCard, DfkdError, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench.blocks.batchnorm import BnAverage
+from dfkd_bench.blocks.best import Best
+from dfkd_bench.blocks.generators import doubling_layers
+from dfkd_bench.blocks.kd import agreement_adversary
+from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.method import Prior
+
+
+class NayerOptions(StageOptions):
+    """Options of `nayer`; the defaults are the released settings for CIFAR-100."""
+
+    batch_size: int = Field(400, ge=1, description="images in a loop")
+    loops: int = Field(2, ge=1, description="loops in a round; each re-draws the noisy layers and makes a batch")
+    warmup_loops: int = Field(10, ge=1, description="loops in a warm-up round")
+    steps: int = Field(40, ge=1, description="generator steps in a loop")
+    lr: float = Field(4e-3, gt=0, description="Adam's learning rate")
+    life: int = Field(10, ge=1, description="rounds after which the whole generator is replaced by a new one")
+    noisy_dim: int = Field(1000, ge=1, description="length of a noisy layer's output")
+    noisy_std: float = Field(1.0, gt=0, description="standard deviation of the noisy layers' weights")
+    grouping: Literal["class-sweep", "image", "shared"] = Field(
+        "class-sweep", description="who shares a noisy layer: each sweep over the classes, nobody, or the whole batch"
+    )
+    bn: float = Field(10.0, ge=0, description="weight of the BatchNorm statistics' distance, against their average")
+    bn_momentum: float = Field(0.9, ge=0, lt=1, description="how slowly that average over loops moves")
+    oh: float = Field(0.5, ge=0, description="weight of the cross-entropy with the wanted classes")
+    adv: float = Field(
+        1.33, ge=0, description="weight of the adversary where student and teacher agree; off in the warm-up"
+    )
+    embedding: Literal["orthogonal", "onehot", "clip", "file"] = Field(
+        "orthogonal", description="label embeddings: random orthogonal, one-hot, a CLIP text encoder's, or a file's"
+    )
+    embedding_dim: int = Field(512, ge=1, description="length of orthogonal embeddings")
+    embedding_file: str | None = Field(None, description="safetensors file with `embeddings` float [K, d]")
+    clip_model: str = Field("openai/clip-vit-base-patch32", description="repository id, or a local folder")
+    clip_revision: str | None = Field(
+        "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", description="revision of the repository; none for a local folder"
+    )
+    clip_prompt: str = Field("a image of {label}", description="prompt; the paper's text has 'a photo of {label}'")
+
+
+def target_layout(count: int, num_classes: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """0..K-1 over and over, floor(count / K) times, then count mod K random ones: int64 [count] (K-to-1)."""
+    sweeps = torch.arange(num_classes, device=device).repeat(count // num_classes)
+    rest = torch.randint(num_classes, (count % num_classes,), generator=generator, device=device)
+    return torch.cat((sweeps, rest))
+
+
+class NoisyGenerator(nn.Module):
+    """BN(e_y) -> noisy layer -> linear -> the shared convolutions; no nonlinearity between the first three.
+
+    Row i goes through noisy layer i // rows. With 512-long embeddings, 40 layers and 3 x 32 x 32 images it has
+    28,944,771 parameters.
+
+    Args:
+        embedding_dim: length of a label embedding.
+        noisy_dim: length of a noisy layer's output.
+        layers: number of noisy layers.
+        rows: consecutive rows that share one.
+        image_shape: channels, height, width; sides divisible by 4.
+    """
+
+    def __init__(
+        self, embedding_dim: int, noisy_dim: int, layers: int, rows: int, image_shape: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if height % 4 or width % 4:
+            raise DfkdError(f"the generator makes images whose sides are divisible by 4, not {height}x{width}")
+        self.rows, self._start = rows, (128, height // 4, width // 4)
+        self.norm = nn.BatchNorm1d(embedding_dim)
+        self.noisy_weight = nn.Parameter(torch.empty(layers, embedding_dim, noisy_dim))
+        self.noisy_bias = nn.Parameter(torch.zeros(layers, noisy_dim))
+        self.l1 = nn.Linear(noisy_dim, 128 * (height // 4) * (width // 4))
+        self.conv_blocks = nn.Sequential(nn.BatchNorm2d(128), *doubling_layers(128, channels))
+
+    def draw(self, std: float, generator: torch.Generator) -> None:
+        """Re-draw the noisy layers: weights ~ N(0, std), biases 0."""
+        with torch.no_grad():
+            self.noisy_weight.normal_(0.0, std, generator=generator)
+            self.noisy_bias.zero_()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Images in [0, 1] of label embeddings [N, d]."""
+        count, layers = len(embeddings), len(self.noisy_weight)
+        normed = self.norm(embeddings)
+        # Padded to whole groups, so that one batched product serves all layers.
+        padded = F.pad(normed, (0, 0, 0, layers * self.rows - count)).view(layers, self.rows, -1)
+        noisy = torch.baddbmm(self.noisy_bias[:, None], padded, self.noisy_weight).flatten(0, 1)[:count]
+        images: Tensor = self.conv_blocks(self.l1(noisy).view(count, *self._start))
+        return images
+
+
+class NoisyLayerInversion(Synthesizer[NayerOptions]):
+    """bn L_bn (averaged) + oh CE + adv L_adv over a generator whose input is the label's embedding alone."""
+
+    Options = NayerOptions
+    requires = frozenset({"batchnorm"})
+
+    @classmethod
+    def prior_with(cls, options: NayerOptions) -> Prior:
+        """`text` with a CLIP encoder's embeddings or a file, which may hold them; else `none`."""
+        return "text" if options.embedding in ("clip", "file") else "none"
+
+    def __init__(self, options: NayerOptions, context: StageContext) -> None:
+        super().__init__(options, context)
+        self.embeddings = label_embeddings(options, context).to(context.device)
+        self.average = BnAverage(options.bn_momentum)
+        self.main_rounds = 0
+        self._replace_generator()
+
+    def _replace_generator(self) -> None:
+        options, card = self.options, self.context.card
+        rows = {"class-sweep": card.num_classes, "image": 1, "shared": options.batch_size}[options.grouping]
+        layers = -(-options.batch_size // rows)
+        with self.context.seeded():
+            generator = NoisyGenerator(self.embeddings.shape[1], options.noisy_dim, layers, rows, card.image_shape)
+        self.generator = generator.to(self.context.device)
+        self.context.ledger.watch(self.generator, "generator")
+
+    def synthesize(self, round: Round) -> SyntheticBatch:
+        """`loops` batches, each from freshly drawn noisy layers."""
+        since = round.index if round.warmup else self.main_rounds
+        if since % self.options.life == 0:
+            self._replace_generator()
+        self.main_rounds += not round.warmup
+        loops = self.options.warmup_loops if round.warmup else self.options.loops
+        batches = []
+        for loop in range(loops):
+            batches.append(self._one_batch(adversarial=not round.warmup))
+            self.context.tick(loop + 1, loops)
+        images, targets = zip(*batches, strict=True)
+        return SyntheticBatch(torch.cat(images), torch.cat(targets))
+
+    def _one_batch(self, *, adversarial: bool) -> tuple[Tensor, Tensor]:
+        options, context = self.options, self.context
+        self.generator.draw(options.noisy_std, context.generator)
+        targets = target_layout(options.batch_size, context.card.num_classes, context.generator, context.device)
+        embeddings = self.embeddings[targets]
+        optimizer = torch.optim.Adam(self.generator.parameters(), options.lr, (0.5, 0.999), fused=True)
+        best = Best()
+        self.generator.train()
+        for _ in range(options.steps):
+            with context.autocast():
+                images = self.generator(embeddings)
+            images = images.float()
+            view = crop_and_flip(images, context.card.transform, context.generator)
+            seen = context.teacher.observe(view, batchnorm=True)
+            loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
+            if adversarial and options.adv:
+                loss = loss + options.adv * agreement_adversary(context.student(view), seen.logits)
+            best.update(loss, images)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        self.average.update()
+        return best.tensors[0].clamp(0, 1), targets
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator, embeddings, the statistics' average and the count of rounds."""
+        return {
+            "generator": self.generator.state_dict(),
+            "embeddings": self.embeddings,
+            "average": self.average.state_dict(),
+            "main_rounds": self.main_rounds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.generator.load_state_dict(state["generator"])
+        self.embeddings = state["embeddings"].to(self.context.device)
+        self.average.load_state_dict(state["average"], self.context.device)
+        self.main_rounds = state["main_rounds"]
+
+
+def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
+    """float32 [K, d], un-normalised.
+
+    Raises:
+        DfkdError: the file or the text encoder cannot be read, or does not fit the classes.
+    """
+    classes = context.card.num_classes
+    if options.embedding == "onehot":
+        return torch.eye(classes)
+    if options.embedding == "orthogonal":
+        longest = max(classes, options.embedding_dim)
+        square = torch.randn(longest, longest, generator=context.generator, device=context.device).cpu()
+        orthogonal: Tensor = torch.linalg.qr(square).Q[:classes, : options.embedding_dim]
+        return orthogonal * options.embedding_dim**0.5
+    found: Tensor = _from_file(options) if options.embedding == "file" else _from_clip(options, context.card)
+    if found.ndim != 2 or len(found) != classes:
+        raise DfkdError(
+            f"label embeddings are {list(found.shape)}; {context.card.name} needs one row for each of {classes} classes"
+        )
+    return found.to(torch.float32)
+
+
+def _from_file(options: NayerOptions) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if options.embedding_file is None:
+        raise DfkdError("embedding=file needs a file: give it with --set synthesizer.embedding_file=PATH")
+    try:
+        return load_file(options.embedding_file)["embeddings"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DfkdError(f"{options.embedding_file} is no safetensors file with 'embeddings' ({error})") from error
+
+
+def _from_clip(options: NayerOptions, card: DatasetCard) -> Tensor:
+    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+    local = Path(options.clip_model).expanduser().is_dir()
+    revision = None if local else options.clip_revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(options.clip_model, revision=revision)
+        encoder = CLIPTextModelWithProjection.from_pretrained(options.clip_model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise DfkdError(
+            f"embedding=clip cannot load '{options.clip_model}' ({str(error).splitlines()[0]}): download it online, "
+            "or give a local folder with --set synthesizer.clip_model=PATH, or use embedding=orthogonal"
+        ) from error
+    labels = [name.replace("_", " ").replace("-", " ") for name in card.class_names]
+    tokens = tokenizer([options.clip_prompt.format(label=label) for label in labels], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        embeddings: Tensor = encoder.eval()(**tokens).text_embeds
+    return embeddings

@@ -1,0 +1,230 @@
+"""The recipes: stages, options and schedules as data.
+
+`paper` presets are the settings of the official repositories, per dataset and pair where those exist. `quick` presets
+are for the bundled digits on a CPU: a minute or three.
+"""
+
+from __future__ import annotations
+
+from dfkd_bench import Method, Preset, use
+
+_QUICK = {"epochs": 6, "steps_per_epoch": 80, "batch_size": 128, "lr": 0.1}
+_QUICK_BANK = {**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 0}
+_QUICK_STREAM = {**_QUICK, "epochs": 8, "rounds_per_epoch": 80}
+_PAPER = {"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1}
+_NAYER = {**_PAPER, "batch_size": 512, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}
+_NAYER_PRESETS = ("paper", "paper-100", "paper-200")
+
+DEEPINVERSION = Method(
+    name="deepinversion",
+    summary="pixels optimised to match BatchNorm statistics, with a competing student (adaptive)",
+    paper="1912.08795",
+    synthesizer=use("deepinversion"),
+    presets=(
+        Preset(name="quick", synthesizer=use("deepinversion", batch_size=96, steps=80), schedule=_QUICK_BANK),
+        Preset(name="paper", schedule=_PAPER),
+    ),
+)
+
+CMI = Method(
+    name="cmi",
+    summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast",
+    paper="2105.08584",
+    synthesizer=use("cmi"),
+    presets=(
+        Preset(name="quick", synthesizer=use("cmi", batch_size=96, steps=40, negatives=128), schedule=_QUICK_BANK),
+        # The released script that starts from nothing.
+        Preset(name="paper", schedule={**_PAPER, "batch_size": 128}),
+        *(
+            Preset(name=name, pair=pair, synthesizer=use("cmi", contrast_of="stage-inputs"))
+            for name in ("paper", "paper-bank")
+            for pair in ("resnet34:resnet18", "resnet34:mobilenetv2")
+        ),
+        # Its headline starts from some 50,000 inverted images. How those were made is not scripted: this is our choice.
+        Preset(
+            name="paper-bank",
+            synthesizer=use("cmi", oh=0.5, warmup_steps=500),
+            schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 200, "epochs": 40, "steps_per_epoch": 2000},
+        ),
+    ),
+)
+
+DAFL = Method(
+    name="dafl",
+    summary="data-free learning of student networks: a generator for confident, active, balanced teacher outputs",
+    paper="1904.01186",
+    synthesizer=use("generative", latent_dim=512, oh=1.0, act=1e-3, bal=20.0),
+    distiller=use("kd", tau=1.0),
+    presets=(
+        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
+    ),
+)
+
+ZSKT = Method(
+    name="zskt",
+    summary="zero-shot knowledge transfer: a generator that seeks images on which student and teacher differ",
+    paper="1905.09768",
+    synthesizer=use("generative", adv=1.0),
+    distiller=use("kd", tau=1.0),
+    presets=(
+        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
+    ),
+)
+
+DFAD = Method(
+    name="dfad",
+    summary="data-free adversarial distillation: as zskt, with the mean distance of the logits for both players",
+    paper="1912.11006",
+    synthesizer=use("generative", adv=1.0, adv_kind="l1"),
+    distiller=use("l1"),
+    presets=(
+        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
+    ),
+)
+
+DFQ = Method(
+    name="dfq",
+    summary="data-free adversarial distillation with BatchNorm statistics and class balance",
+    paper="2005.04136",
+    synthesizer=use("generative", bn=1.0, oh=1.0, adv=1.0, bal=20.0),
+    distiller=use("kd", tau=1.0),
+    presets=(
+        Preset(
+            name="quick",
+            synthesizer=use("generative", batch_size=128),
+            schedule={**_QUICK_STREAM, "rounds_per_epoch": 40},
+        ),
+        Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 40}),
+        Preset(name="paper", dataset="cifar100", pair="resnet34:resnet18", schedule={"lr": 0.05}),
+    ),
+)
+
+FAST = Method(
+    name="fast",
+    summary="FastDFKD: a meta-learned generator that a few steps adapt to new images",
+    paper="2112.06253",
+    synthesizer=use("fast"),
+    presets=(
+        Preset(
+            name="quick",
+            synthesizer=use("fast", batch_size=128),
+            schedule={**_QUICK, "warmup_rounds": 8, "rounds_per_epoch": 2},
+        ),
+        Preset(name="paper", schedule={**_PAPER, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}),
+        Preset(
+            name="paper",
+            pair="resnet34:resnet18",
+            synthesizer=use("fast", steps=2, adv=1.33, oh=0.5, latent_lr=0.015, lr=5e-3),
+        ),
+        Preset(
+            name="paper",
+            pair="vgg11:resnet18",
+            synthesizer=use("fast", steps=5, adv=1.0, oh=0.5, latent_lr=0.01, lr=3e-3),
+        ),
+    ),
+)
+
+CSD = Method(
+    name="csd",
+    summary="customised synthetic data: images on which the student's auxiliary head fails",
+    paper="2307.04542",
+    synthesizer=use("csd"),
+    distiller=use("csd"),
+    presets=(
+        Preset(
+            name="quick",
+            synthesizer=use("csd", batch_size=96, warmup_batch_size=96, steps=30, warmup_steps=60),
+            schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1, "epochs": 3},
+        ),
+        Preset(
+            name="paper",
+            schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 400, "epochs": 100, "steps_per_epoch": 2000},
+        ),
+    ),
+)
+
+NAYER = Method(
+    name="nayer",
+    summary="noisy layer generation: label embeddings through freshly drawn layers, no latents",
+    paper="2310.00258",
+    synthesizer=use("nayer"),
+    presets=(
+        Preset(
+            name="quick",
+            synthesizer=use("nayer", batch_size=100, steps=30, loops=1, warmup_loops=2),
+            schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1, "epochs": 5},
+        ),
+        *(
+            Preset(name=name, schedule={**_NAYER, "epochs": epochs})
+            for name, epochs in (("paper", 300), ("paper-100", 100), ("paper-200", 200))
+        ),
+        *(Preset(name=name, dataset="cifar10", synthesizer=use("nayer", steps=30)) for name in _NAYER_PRESETS),
+        *(
+            Preset(
+                name=name,
+                dataset="tiny_imagenet",
+                synthesizer=use("nayer", batch_size=200, steps=60, loops=4, warmup_loops=20),
+                schedule={"batch_size": 256, "lr": 0.1, "steps_per_epoch": 1000},
+            )
+            for name in _NAYER_PRESETS
+        ),
+    ),
+)
+
+NOISE = Method(
+    name="noise",
+    summary="null baseline: Gaussian noise, to show what nothing gives",
+    synthesizer=use("noise"),
+    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+)
+
+ONE_IMAGE = Method(
+    name="one-image",
+    summary="null baseline: crops of a single photograph",
+    paper="2112.00725",
+    synthesizer=use("one-image"),
+    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+)
+
+OTHER_DATASET = Method(
+    name="other-dataset",
+    summary="null baseline: unlabelled images of another dataset (--set synthesizer.dataset=NAME)",
+    synthesizer=use("other-dataset"),
+    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+)
+
+REAL_DATA = Method(
+    name="real-data",
+    summary="reference, not data-free: plain distillation on the training set",
+    paper="1503.02531",
+    synthesizer=use("real-data"),
+    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+)
+
+SCRATCH = Method(
+    name="scratch",
+    summary="reference, not data-free: the student trained on the training set without a teacher",
+    synthesizer=use("real-data"),
+    distiller=use("cross-entropy"),
+    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+)
+
+METHODS = (
+    DEEPINVERSION,
+    CMI,
+    DAFL,
+    ZSKT,
+    DFAD,
+    DFQ,
+    FAST,
+    CSD,
+    NAYER,
+    NOISE,
+    ONE_IMAGE,
+    OTHER_DATASET,
+    REAL_DATA,
+    SCRATCH,
+)

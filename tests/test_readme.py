@@ -1,0 +1,101 @@
+"""The README's commands and its plugin are run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAM = Path(sys.executable).parent / "dfkd-bench"
+TINY = (
+    "--set=schedule.epochs=1",
+    "--set=schedule.steps_per_epoch=2",
+    "--set=schedule.batch_size=8",
+    "--set=synthesizer.batch_size=8",
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and Path(line[0]).name == "dfkd-bench"]
+
+
+def program(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(path or "")}
+    return subprocess.run(
+        [PROGRAM, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [c for c in commands() if c[0] == "run" and "TEACHER.pth" not in c], ids=" ".join)
+def test_every_run_of_the_readme_can_be_planned(words: list[str], tmp_path: Path) -> None:
+    done = program(*words, "--dry-run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "to do" in done.stdout
+
+
+def test_the_readme_names_commands_and_options_that_exist(tmp_path: Path) -> None:
+    for words in commands():
+        names = [word for word in words if re.fullmatch("[a-z]+", word)][: 2 if words[0] == "teacher" else 1]
+        shown = program(*names, "--help", folder=tmp_path)
+        assert shown.returncode == 0, words
+        for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+            assert option in shown.stdout, (option, words)
+
+
+def test_the_reduced_cifar_command_runs_on_real_images(tmp_path: Path) -> None:
+    data = os.environ.get("DFKD_BENCH_DATA")
+    if data is None:
+        pytest.skip("DFKD_BENCH_DATA does not name a folder with the real images")
+    (words,) = [c for c in commands() if "TEACHER.pth" in c]
+    places = {"DATA": data, "TEACHER.pth": f"{data}/teachers/cifar10_wrn40_2.pth"}
+    smaller = ("--set=synthesizer.steps=2", *TINY)
+    done = program(*[places.get(word, word) for word in words], *smaller, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results" / "leaderboard.csv").exists()
+
+
+def test_the_plugin_of_the_readme_runs_as_an_installed_package(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    information = site / "my_method-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: my-method\nVersion: 1.0\n", encoding="utf-8")
+    (entry,) = re.findall(r'^(my_method) = "(my_method)"', "\n".join(blocks("toml")), flags=re.MULTILINE)
+    (information / "entry_points.txt").write_text(f"[dfkd_bench]\n{entry[0]} = {entry[1]}\n", encoding="utf-8")
+    source = next(block for block in blocks("python") if block.startswith("# my_method.py"))
+    assert len(source.splitlines()) <= 45
+    (site / "my_method.py").write_text(source, encoding="utf-8")
+    run = ("run", "--method", "ascent", "--pair", "wrn16_1:wrn16_1", *TINY, "--set=synthesizer.steps=2")
+    done = program(*run, folder=tmp_path, path=site)
+    assert done.returncode == 0, done.stderr
+    assert "ascent" in done.stdout
+    assert len(list((tmp_path / "results").glob("*/record.json"))) == 1
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_keeps_its_promises(tmp_path: Path) -> None:
+    import json
+
+    words = commands()[0]
+    assert words == ["run", "--method", "dda", "--pair", "wrn40_2:wrn16_1"]
+    done = program(*words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "results").glob("*/record.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    print(done.stdout)
+    assert record["teacher"]["accuracy"] >= 98.5
+    assert record["accuracy"]["last"] >= 95
+    assert record["priors"] == {"synthesizer": "none", "augmenter": "none", "filter": "none", "distiller": "none"}
+    assert max(phase["peak_memory"] for phase in record["cost"].values()) < 4 * 2**30
