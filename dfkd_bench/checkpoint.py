@@ -17,6 +17,10 @@ from dfkd_bench.spec import RunSpec
 __all__ = ["Checkpoint", "Resumable"]
 
 
+# A large bank takes its time to write: checkpoints may cost a fiftieth of the run.
+_SHARE = 50
+
+
 class Resumable(Protocol):
     """What can be checkpointed."""
 
@@ -42,6 +46,7 @@ class Checkpoint:
         self.seconds = seconds
         self._identity = {"run": spec.hash, "torch": str(torch.__version__), **registry.versions()}
         self._last = time.monotonic()
+        self._took = 0.0
 
     def restore(self, run: Resumable) -> None:
         """Let `run` go on from the file, if there is one.
@@ -67,10 +72,13 @@ class Checkpoint:
 
     def save_if_due(self, run: Resumable) -> None:
         """Write the file if the last one is old enough."""
-        if time.monotonic() - self._last >= self.seconds:
-            with replacing(self.path) as temporary:
-                torch.save({"identity": self._identity, "state": run.state_dict()}, temporary)
-            self._last = time.monotonic()
+        start = time.monotonic()
+        if start - self._last < max(self.seconds, _SHARE * self._took):
+            return
+        with replacing(self.path) as temporary:
+            torch.save({"identity": self._identity, "state": run.state_dict()}, temporary)
+        self._last = time.monotonic()
+        self._took = self._last - start
 
     def remove(self) -> None:
         """The run has ended."""

@@ -49,7 +49,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             presets=(
                 Preset(
                     name="quick",
-                    synthesizer=use("cmi", batch_size=96, steps=40, negatives=128),
+                    synthesizer=use("cmi", batch_size=96, steps=40, negatives=128, bn=0.03),
                     augmenter=use("self-diffusion", train_steps=300),
                     schedule={"warmup_rounds": 3, "epochs": 6, "steps_per_epoch": 80},
                 ),
@@ -72,7 +72,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             presets=(
                 Preset(
                     name="quick",
-                    synthesizer=use("csd", batch_size=128, warmup_batch_size=96, steps=30, warmup_steps=60),
+                    synthesizer=use("csd", batch_size=128, warmup_batch_size=96, steps=30, warmup_steps=60, bn=0.03),
                     schedule={"warmup_rounds": 2, "epochs": 4, "steps_per_epoch": 80},
                 ),
                 Preset(name="paper", schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000}),
