@@ -73,33 +73,43 @@ class CostLedger:
         """
         counting: list[FlopCounterMode] = []
         flops_per_image: dict[torch.Size, int] = {}
+        batch_shape = torch.Size()
 
-        def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            batch = args[0]
-            if batch.shape[1:] not in flops_per_image:
-                mode = FlopCounterMode(display=False)
-                mode.__enter__()
-                counting.append(mode)
-            # A fresh alias: a hook on it fires once for this pass, also when the caller uses the tensor again.
-            return (batch.view_as(batch), *args[1:])
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+            nonlocal batch_shape
+            batch_shape = args[0].shape
+            if batch_shape[1:] not in flops_per_image:
+                counting.append(FlopCounterMode(display=False))
+                counting[-1].__enter__()
 
-        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            batch = args[0]
-            count = int(batch.shape[0])
+        def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            # The gradient of what lies nearest to the input: it comes by once for this pass, whatever the loss looks
+            # at (logits, features, an inner map), and never in a pass that nobody differentiates.
+            if isinstance(output, Tensor) and output.requires_grad:
+                count, shape = int(batch_shape[0]), batch_shape[1:]
+                factor = 2 if any(parameter.requires_grad for parameter in module.parameters()) else 1
+                output.register_hook(
+                    lambda _: self._book("backward", role, count, factor * count * flops_per_image[shape])
+                )
+
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            raised = output is None  # the hook is called all the same then, to leave the counter
+            count, shape = int(batch_shape[0]), batch_shape[1:]
             if counting:
                 mode = counting.pop()
                 mode.__exit__(None, None, None)
-                flops_per_image[batch.shape[1:]] = mode.get_total_flops() // max(count, 1)
-            if output is None:  # the pass raised; this hook is called all the same, to leave the counter
-                return
-            flops = count * flops_per_image[batch.shape[1:]]
-            self._book("forward", role, count, flops)
-            trained = any(parameter.requires_grad for parameter in module.parameters())
-            watched = batch if batch.requires_grad else _first_tensor(output)
-            if watched is not None and watched.requires_grad:
-                watched.register_hook(lambda _: self._book("backward", role, count, flops * (2 if trained else 1)))
+                if not raised:
+                    flops_per_image[shape] = mode.get_total_flops() // max(count, 1)
+            if not raised:
+                self._book("forward", role, count, count * flops_per_image[shape])
 
-        return [module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True)]
+        weighted = (part for part in module.modules() if any(True for _ in part.parameters(recurse=False)))
+        entry = next(weighted, module)
+        return [
+            module.register_forward_pre_hook(before),
+            entry.register_forward_hook(at_entry),
+            module.register_forward_hook(after, always_call=True),
+        ]
 
     def _book(self, direction: str, role: str, count: int, flops: int) -> None:
         if self._open is None:
@@ -126,10 +136,3 @@ class CostLedger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, list | tuple) else ()
-    return next((value for value in values if isinstance(value, Tensor)), None)

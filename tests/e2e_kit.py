@@ -60,6 +60,13 @@ _SMALL = {
     "latent_dim": "16",
     "head_dim": "8",
     "negatives": "8",
+    "warmup_batch_size": "8",
+    "warmup_steps": "2",
+    "loops": "1",
+    "warmup_loops": "1",
+    "embedding_dim": "16",
+    "width": "16",
+    "preview": "8",
     "train_steps": "2",
     "train_batch": "8",
     "channels": "[8, 8]",
@@ -108,6 +115,9 @@ def tiny(method: str, registry: Registry, swaps: dict[Any, str] | None = None) -
     """Overrides, for this method alone, that make a run of a second out of its quick preset."""
     recipe = registry.load("method", method)
     chosen = [f"{method}:{text}" for text in SCHEDULE]
+    quick = [preset.schedule for preset in recipe.presets if preset.matches("quick", "digits", PAIR)]
+    if any(schedule.get("rounds_per_epoch", 1) > 1 for schedule in (recipe.schedule, *quick)):
+        chosen.append(f"{method}:schedule.rounds_per_epoch=2")
     for kind in STAGE_KINDS:
         name = (swaps or {}).get(kind, getattr(recipe, kind).name)
         options = registry.load(kind, name).Options.model_fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import types
 import weakref
@@ -193,8 +194,8 @@ def next_to(thing: Any):
         yield from thing
     if isinstance(thing, types.FunctionType):
         for cell in thing.__closure__ or ():
-            with_contents = cell.cell_contents if cell != types.CellType() else None
-            yield with_contents
+            with contextlib.suppress(ValueError):  # still empty
+                yield cell.cell_contents
         yield thing.__defaults__
         yield thing.__kwdefaults__
     if isinstance(thing, types.MethodType | types.BuiltinMethodType):

@@ -73,31 +73,44 @@ def test_a_disk_that_is_full_only_at_the_end_is_one_sentence_and_harms_nothing(t
 WRITES = """
 import resource, sys, torch
 from pathlib import Path
+from e2e_kit import make_spec
+from dfkd_bench.checkpoint import Checkpoint
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
+from dfkd_bench.plugins import Registry
 from dfkd_bench.weights import save_weights
-big = {"w": torch.zeros(1_000_000)}
+
+class Big:
+    def state_dict(self):
+        return {"w": torch.zeros(1_000_000)}
+
+def save(path):
+    with replacing(path) as temporary:
+        save_weights(Big().state_dict(), temporary)
+
+weights, run = Path(sys.argv[1]), Path(sys.argv[2])
+checkpoint = Checkpoint(run, make_spec(), Registry(), seconds=0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as good as a full disk
-write = {"safetensors": save_weights, "torch": torch.save}[sys.argv[1]]
-try:
-    with replacing(Path(sys.argv[2])) as temporary:
-        write(big, temporary)
-except DfkdError as error:
-    print(error)
-    sys.exit(2)
+for write in (lambda: save(weights), lambda: checkpoint.save_if_due(Big())):
+    try:
+        write()
+    except DfkdError as error:
+        print(error)
+    except Exception as error:
+        print("not a sentence:", repr(error))
 """
 
 
-@pytest.mark.parametrize("library", ["safetensors", "torch"])
-def test_weights_for_which_there_is_no_room_are_one_sentence_and_harm_nothing(tmp_path, library):
-    path = tmp_path / "weights"
-    path.write_text("old", encoding="utf-8")
-    done = program(library, path, code=WRITES)
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["weights"]
-    assert "Traceback" not in done.err, done.err
-    assert done.code == 2, done
-    assert done.out.startswith(f"cannot write {path} ("), done.out
+def test_weights_and_a_checkpoint_for_which_there_is_no_room_are_one_sentence_each_and_harm_nothing(tmp_path):
+    paths = tmp_path / "weights", tmp_path / "checkpoint.pt"
+    for path in paths:
+        path.write_text("old", encoding="utf-8")
+    done = program(*paths, code=WRITES, path=Path(__file__).parent)
+    assert done.code == 0, done
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    for path, said in zip(paths, done.out.splitlines(), strict=True):
+        assert path.read_text(encoding="utf-8") == "old"
+        assert said.startswith(f"cannot write {path} ("), said
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):

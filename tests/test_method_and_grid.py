@@ -201,7 +201,7 @@ def test_an_override_that_cannot_be_is_one_sentence(registry, overrides, sentenc
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method": "layerd"}, r"^unknown method 'layerd': did you mean layered\?$"),
+        ({"method": "layerd"}, r"^unknown method 'layerd': did you mean layered"),
         ({"preset": "quik"}, r"^unknown preset of layered 'quik': did you mean quick\?$"),
         ({"swaps": {"augmenter": "prob"}}, r"^unknown augmenter 'prob': did you mean probe\?$"),
         ({"pairs": ["resnet88:resnet8"]}, r"^unknown model 'resnet88': did you mean resnet8"),

@@ -20,11 +20,18 @@ from pydantic import Field
 from torch import nn
 
 from dfkd_bench import Augmenter, DfkdError, Distiller, Filter, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.plugins import STAGE_KINDS, default_registry
 from dfkd_bench.records import Record
 from dfkd_bench.runner import run_spec
 
 METHODS = sorted(default_registry().provided("method"))
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_cost_nothing(monkeypatch):
+    """With `checkpoint_seconds=0` there is one after every segment, however long writing it takes."""
+    monkeypatch.setattr("dfkd_bench.checkpoint._SHARE", 0)
 
 
 def grey(context, count=8) -> SyntheticBatch:
@@ -123,16 +130,24 @@ def declared_prior(registry, spec, kind):
     return stage.prior_with(stage.Options.model_validate(choice.options))
 
 
+def wanted_images(registry, spec):
+    stage = registry.load("synthesizer", spec.synthesizer.name)
+    return stage.images_wanted(stage.Options.model_validate(spec.synthesizer.options), DIGITS)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_to_a_whole_record_and_the_same_spec_gives_the_same_record(tmp_path, method):
     once, again = bench(tmp_path / "once"), bench(tmp_path / "again")
     (spec,) = specs(once, method)
+    if wanted_images(once.registry, spec) not in (None, "digits"):
+        pytest.skip("it wants the images of a dataset that is not bundled")
     record = once.run(spec)
     assert record.status == "finished", record.reason
     assert record.run == spec.hash
     assert [point.epoch for point in record.curve] == [1, 2]
     assert [point.steps for point in record.curve] == [3, 6]
-    assert [point.lr for point in record.curve] == pytest.approx([spec.schedule.lr, spec.schedule.lr / 2])
+    if spec.schedule.lr_schedule == "cosine" and not spec.schedule.lr_min:
+        assert [point.lr for point in record.curve] == pytest.approx([spec.schedule.lr, spec.schedule.lr / 2])
     assert all(point.losses for point in record.curve)
     assert record.accuracy is not None
     assert record.accuracy.last == record.curve[-1].accuracy
@@ -162,7 +177,8 @@ def _check_bank_and_cost(record: Record, *, stream: bool) -> None:
     assert cost["evaluation"]["forward"] == {
         "student": schedule.epochs * 359, **({"teacher": bank.in_bank} if bank.in_bank else {})
     }  # fmt: skip
-    for phase in ("synthesis", "distillation", "evaluation"):
+    assert bool(cost["synthesis"]["flops"]) is bool(cost["synthesis"]["forward"])
+    for phase in ("distillation", "evaluation"):
         assert cost[phase]["flops"] > 0
         assert cost[phase]["seconds"] > 0
         assert cost[phase]["peak_memory"] > 0
@@ -324,7 +340,7 @@ def test_a_run_that_is_broken_off_again_and_again_ends_in_the_same_record(tmp_pa
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from dfkd_bench import RunSpec, hookimpl
+from dfkd_bench import RunSpec, checkpoint, hookimpl
 from dfkd_bench.api import Workbench
 from dfkd_bench.runner import run_spec
 
@@ -334,6 +350,7 @@ class Kill:
         if event.kind == "epoch" and event.data["epoch"] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
+checkpoint._SHARE = 0
 torch.set_num_threads(int(sys.argv[4]))
 bench = Workbench.make(results=sys.argv[1], teachers=sys.argv[2], device="cpu", precision="fp32")
 bench.registry.listen(Kill())

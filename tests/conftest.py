@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+from kit import make_card, make_context, make_convnet
+
+from dfkd_bench import StageContext
+
+
+@pytest.fixture
+def toy_context() -> StageContext:
+    """A teacher, a student that differs from it, and images of 3 x 8 x 8."""
+    card = make_card()
+    return make_context(card, make_convnet(card, seed=1), make_convnet(card, seed=2))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dfkd_bench import Schedule
+from dfkd_bench.segments import Segment, segments
+
+
+def plan(**fields: Any) -> list[Segment]:
+    return segments(Schedule(**{"batch_size": 8, "lr": 0.1, "epochs": 2, "steps_per_epoch": 7, **fields}))
+
+
+def test_a_warm_up_fills_the_bank_which_is_then_augmented_and_rounds_go_on_counting():
+    assert plan(warmup_rounds=2, rounds_per_epoch=1) == [
+        Segment("warmup", round=0),
+        Segment("warmup", round=1),
+        Segment("augment"),
+        Segment("distil", round=2, epoch=0, steps=7, ends_epoch=True),
+        Segment("distil", round=3, epoch=1, steps=7, ends_epoch=True),
+    ]
+
+
+def test_the_steps_that_do_not_divide_go_to_the_last_round_of_the_epoch():
+    assert plan(rounds_per_epoch=3, steps_per_epoch=11) == [
+        Segment("distil", round=0, epoch=0, steps=3, ends_epoch=False),
+        Segment("distil", round=1, epoch=0, steps=3, ends_epoch=False),
+        Segment("distil", round=2, epoch=0, steps=5, ends_epoch=True),
+        Segment("distil", round=3, epoch=1, steps=3, ends_epoch=False),
+        Segment("distil", round=4, epoch=1, steps=3, ends_epoch=False),
+        Segment("distil", round=5, epoch=1, steps=5, ends_epoch=True),
+    ]
+
+
+def test_without_a_warm_up_there_is_nothing_to_augment_beforehand():
+    assert [segment.kind for segment in plan(rounds_per_epoch=1)] == ["distil", "distil"]
+
+
+def test_without_rounds_in_the_epochs_an_epoch_is_one_segment():
+    assert plan(warmup_rounds=1, rounds_per_epoch=0) == [
+        Segment("warmup", round=0),
+        Segment("augment"),
+        Segment("distil", round=1, epoch=0, steps=7, ends_epoch=True),
+        Segment("distil", round=1, epoch=1, steps=7, ends_epoch=True),
+    ]
+
+
+def test_a_schedule_that_synthesises_nothing_or_has_rounds_without_steps_is_refused():
+    with pytest.raises(ValidationError, match="nothing would be synthesised"):
+        plan(warmup_rounds=0, rounds_per_epoch=0)
+    with pytest.raises(ValidationError, match="must not exceed steps_per_epoch"):
+        plan(rounds_per_epoch=8)
