@@ -21,9 +21,12 @@ from torch import nn
 
 from dfkd_bench import Augmenter, DfkdError, Distiller, Filter, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.datasets.cards import DIGITS
+from dfkd_bench.models import build_model
 from dfkd_bench.plugins import STAGE_KINDS, default_registry
 from dfkd_bench.records import Record
 from dfkd_bench.runner import run_spec
+from dfkd_bench.seeds import global_stream, stream_seed
+from dfkd_bench.weights import weights_hash
 
 METHODS = sorted(default_registry().provided("method"))
 
@@ -221,6 +224,22 @@ def test_other_seeds_are_other_runs(tmp_path):
     assert first.curve != second.curve
 
 
+def test_the_students_first_weights_are_drawn_from_a_stream_of_their_own(tmp_path, monkeypatch):
+    workbench, spec = faulty(tmp_path)
+    seen = []
+
+    def noted(self, round):
+        seen.append(weights_hash(self.context.student.body.state_dict()))
+        return grey(self.context)
+
+    monkeypatch.setattr(FaultySynthesizer, "synthesize", noted)
+    workbench.run(spec)
+    with global_stream(stream_seed(spec.seed, "student/weights"), torch.device("cpu")):
+        expected = build_model("resnet8", DIGITS, workbench.registry)
+    assert seen[0] == weights_hash(expected.state_dict())
+    assert seen[0] != seen[-1]
+
+
 def test_a_run_tells_its_listeners_what_happens(tmp_path):
     workbench, heard = bench(tmp_path), []
     (spec,) = specs(workbench, "cmi")
@@ -343,6 +362,8 @@ from pathlib import Path
 from dfkd_bench import RunSpec, checkpoint, hookimpl
 from dfkd_bench.api import Workbench
 from dfkd_bench.runner import run_spec
+from dfkd_bench.seeds import global_stream, stream_seed
+from dfkd_bench.weights import weights_hash
 
 class Kill:
     @hookimpl

@@ -135,6 +135,11 @@ def test_the_best_iterate_is_the_one_of_the_lowest_loss_on_demand(monkeypatch):
     assert not torch.equal(kept.images, synthesize(steps=12, lr=0.8).images)
 
 
+def test_the_first_iterate_too_is_kept_as_it_was_when_its_loss_was_taken(monkeypatch):
+    _, pixels, kept = iterates(monkeypatch, steps=1, lr=0.8)
+    assert torch.equal(kept.images, to_images(pixels[0]).clamp(0, 1))
+
+
 def test_it_starts_from_gaussian_noise_and_goes_down(monkeypatch):
     losses, pixels, _ = iterates(monkeypatch, steps=60, lr=0.05, batch_size=32, adv=0.0)
     assert float(pixels[0].mean()) == pytest.approx(0.0, abs=0.1)

@@ -187,6 +187,16 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(tmp_path, wrong):
     assert caught.value.__cause__ is not None
 
 
+def test_of_a_long_reason_the_first_line_is_said(folder, monkeypatch):
+    def load(*_: Any, **__: Any) -> Any:
+        raise OSError("no such weights\nTraceback and advice")
+
+    monkeypatch.setattr(StableDiffusionImageVariationPipeline, "from_pretrained", load)
+    with pytest.raises(DfkdError, match=r"\(no such weights\): download it while online") as caught:
+        make(folder)
+    assert "advice" not in str(caught.value)
+
+
 def test_a_folder_in_which_a_part_is_broken_is_one_sentence_too(folder, tmp_path):
     import shutil
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -107,6 +108,39 @@ def test_an_image_takes_strength_times_as_many_steps_and_each_is_booked(strength
         made.augment(some_batch())
     assert cost.forward == {"diffusion": 12 * steps}
     assert cost.backward == {}
+
+
+def first_look(made: SelfDiffusion) -> tuple[Tensor, float]:
+    """What the U-Net is given first, and the part of the image's energy in it by the squared-cosine schedule."""
+    seen: list[tuple[Tensor, int]] = []
+    handle = made.unet.register_forward_pre_hook(lambda _, args: seen.append((args[0].clone(), int(args[1]))))
+    made.augment(some_batch())
+    handle.remove()
+    noisy, at = seen[0]
+
+    def level(part: float) -> float:
+        return math.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    return noisy, level((at + 1) / made.options.timesteps) / level(0)
+
+
+@pytest.mark.parametrize(("strength", "least", "most"), [(0.25, 0.9, 1.0), (0.6, 0.4, 0.7), (1.0, 0.0, 0.1)])
+def test_an_image_goes_as_far_into_the_noise_as_the_first_step_back_expects(strength, least, most):
+    made = make(strength=strength)
+    stream = torch.Generator()
+    stream.set_state(made.context.generator.get_state())
+    noisy, kept = first_look(made)
+    assert least < kept < most
+    noise = torch.randn(6, 1, 8, 8, generator=stream)
+    by_hand = math.sqrt(kept) * (2 * some_batch().images - 1) + math.sqrt(1 - kept) * noise
+    torch.testing.assert_close(noisy, by_hand, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.xfail(strict=True, reason="the first of ten steps stands at nine tenths of the noise, of two at a half")
+@pytest.mark.parametrize("steps", [2, 10])
+def test_at_strength_one_nothing_of_the_image_is_left(steps):
+    _, kept = first_look(make(strength=1.0, steps=steps, timesteps=1000))
+    assert math.sqrt(kept) < 0.01
 
 
 def test_its_training_is_booked():
