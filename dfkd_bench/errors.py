@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["DataFreeViolationError", "DfkdError", "nearest", "unknown_name"]
+__all__ = ["DataFreeViolationError", "DfkdError", "first_line", "nearest", "unknown_name"]
 
 
 class DfkdError(Exception):
@@ -14,6 +14,11 @@ class DfkdError(Exception):
 
 class DataFreeViolationError(DfkdError):
     """A stage tried to open a dataset: a method gets the teacher and a dataset card, never an image."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type's name if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:

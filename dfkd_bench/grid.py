@@ -192,10 +192,18 @@ def _check_requirements(spec: RunSpec, offers: Any, registry: Registry) -> None:
         "stages": ("networks that name their stages", [spec.pair.teacher, spec.pair.student]),
         "teacher-stages": ("a teacher that names its stages", [spec.pair.teacher]),
     }
+    untold = not registry.load("synthesizer", spec.synthesizer.name).gives_targets
     for kind in STAGE_KINDS:
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         for need in sorted(stage.requires_with(stage.Options.model_validate(choice.options))):
+            if need == "targets":
+                if untold:
+                    raise DfkdError(
+                        f"{spec.method} cannot run: its {kind} '{choice.name}' needs images that name their classes, "
+                        f"and the synthesizer '{spec.synthesizer.name}' makes none; choose another of the two"
+                    )
+                continue
             what, networks = sentences[need]
             lacking = next((name for name in networks if need.removeprefix("teacher-") not in offers(name)), None)
             if lacking is not None:

@@ -73,19 +73,21 @@ class CostLedger:
         """
         counting: list[FlopCounterMode] = []
         flops_per_image: dict[torch.Size, int] = {}
-        batch_shape = torch.Size()
+        batch_shape, armed = torch.Size(), False
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> None:
-            nonlocal batch_shape
-            batch_shape = args[0].shape
+            nonlocal batch_shape, armed
+            batch_shape, armed = args[0].shape, False
             if batch_shape[1:] not in flops_per_image:
                 counting.append(FlopCounterMode(display=False))
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            # The gradient of what lies nearest to the input: it comes by once for this pass, whatever the loss looks
+            # The gradient of what the first weights put out: it comes by once for this pass, whatever the loss looks
             # at (logits, features, an inner map), and never in a pass that nobody differentiates.
-            if isinstance(output, Tensor) and output.requires_grad:
+            nonlocal armed
+            if not armed and isinstance(output, Tensor) and output.requires_grad:
+                armed = True
                 count, shape = int(batch_shape[0]), batch_shape[1:]
                 factor = 2 if any(parameter.requires_grad for parameter in module.parameters()) else 1
                 output.register_hook(
@@ -98,16 +100,16 @@ class CostLedger:
             if counting:
                 mode = counting.pop()
                 mode.__exit__(None, None, None)
-                if not raised:
-                    flops_per_image[shape] = mode.get_total_flops() // max(count, 1)
-            if not raised:
+                if count and not raised:
+                    flops_per_image[shape] = mode.get_total_flops() // count
+            if count and not raised:
                 self._book("forward", role, count, count * flops_per_image[shape])
 
-        weighted = (part for part in module.modules() if any(True for _ in part.parameters(recurse=False)))
-        entry = next(weighted, module)
+        parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
+        entries = [part for part in parts if part is not module] or [module]
         return [
             module.register_forward_pre_hook(before),
-            entry.register_forward_hook(at_entry),
+            *(entry.register_forward_hook(at_entry) for entry in entries),
             module.register_forward_hook(after, always_call=True),
         ]
 

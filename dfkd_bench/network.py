@@ -156,12 +156,13 @@ def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any]
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients to the weights inside; both as they were afterwards."""
-    training = network.training
+    training = [(module, module.training) for module in network.modules()]
     wanted = [parameter.requires_grad for parameter in network.parameters()]
     network.eval().requires_grad_(False)
     try:
         yield
     finally:
-        network.train(training)
+        for module, mode in training:
+            module.training = mode
         for parameter, want in zip(network.parameters(), wanted, strict=True):
             parameter.requires_grad_(want)

@@ -110,7 +110,8 @@ class Stage(Generic[OptionsT]):
         prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
             which makes a run a reference and not data-free.
         requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
-            name their stages' maps), `"teacher-stages"` (the teacher does).
+            name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
+            batches name their classes).
 
     Where prior or requirements hang on the options, override `prior_with` or `requires_with`.
     """
@@ -148,9 +149,12 @@ class Synthesizer(Stage[OptionsT]):
 
     Class attributes:
         stream: it has no bank; `sample` makes fresh images for every distillation step.
+        gives_targets: the student's batches name target classes. A distiller that requires `"targets"` is refused
+            beside one that does not.
     """
 
     stream: ClassVar[bool] = False
+    gives_targets: ClassVar[bool] = True
 
     @classmethod
     def images_wanted(cls, options: OptionsT, card: DatasetCard) -> str | None:
@@ -211,7 +215,7 @@ BASES: dict[str, type[Stage[Any]]] = {
     "distiller": Distiller,
 }
 _PRIORS = get_args(Prior)
-_REQUIREMENTS = {"batchnorm", "stages", "teacher-stages"}
+_REQUIREMENTS = {"batchnorm", "stages", "teacher-stages", "targets"}
 
 
 def check_class(stage: type[Any]) -> None:

@@ -56,6 +56,8 @@ class StageSet:
         }
         self.wanted: str | None = self._classes["synthesizer"].images_wanted(self._options["synthesizer"], card)
         if self.wanted is not None:
+            # By the card's name: a folder can be spelled in many ways, and the run's own is the run's own in each.
+            self.wanted = open_dataset(self.wanted, registry).card.name
             self._check_door(self.wanted)
 
     def _check_door(self, wanted: str) -> None:

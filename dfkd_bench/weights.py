@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, first_line
 
 __all__ = ["fit", "read_weights", "save_weights", "weights_hash"]
 
@@ -46,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise DfkdError(
-            f"{path} cannot be read as weights ({_first_line(error)}): it may be damaged or incomplete"
+            f"{path} cannot be read as weights ({first_line(error)}): it may be damaged or incomplete"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -79,7 +79,3 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """Write a state as safetensors."""
     safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

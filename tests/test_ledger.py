@@ -187,7 +187,7 @@ def test_a_pass_that_raises_books_nothing_and_leaves_no_counter_behind():
         assert (cost.forward, cost.flops) == ({}, 0)
 
 
-def test_after_a_pass_that_raised_the_next_is_counted_in_full():
+def test_between_passes_that_raise_the_one_that_does_not_is_counted_in_full():
     module = _Fragile()
     ledger = watched(module)
     with ledger.phase("p") as cost, torch.no_grad():
@@ -195,6 +195,9 @@ def test_after_a_pass_that_raised_the_next_is_counted_in_full():
             module(torch.ones(3, 5))
         module.fails = False
         module(torch.ones(3, 5))
+        module.fails = True
+        with pytest.raises(KeyError):
+            module(torch.ones(3, 5))
     assert (cost.forward, cost.flops) == ({"net": 3}, 3 * 2 * LINEAR_FLOPS)
 
 

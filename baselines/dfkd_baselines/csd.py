@@ -164,7 +164,11 @@ class CsdDistiller(Distiller[CsdDistillerOptions]):
     """
 
     Options = CsdDistillerOptions
-    requires = frozenset({"stages"})
+
+    @classmethod
+    def requires_with(cls, options: CsdDistillerOptions) -> frozenset[str]:
+        """Named stages, and targets, if they have a weight."""
+        return frozenset({"stages", "targets"} if options.target_weight else {"stages"})
 
     def __init__(self, options: CsdDistillerOptions, context: StageContext) -> None:
         super().__init__(options, context)

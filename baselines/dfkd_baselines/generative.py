@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,12 +57,20 @@ class GenerativeOptions(StageOptions):
     act: float = Field(0.0, ge=0, description="weight of the features' activation")
     sample_mode: Literal["eval", "train"] = Field("eval", description="the generator's mode when the student is fed")
 
+    @model_validator(mode="after")
+    def _aims_at_something(self) -> GenerativeOptions:
+        if not any((self.bn, self.oh, self.adv, self.bal, self.act)):
+            raise ValueError("at least one of bn, oh, adv, bal and act needs a weight")
+        return self
+
 
 class Generative(Synthesizer[GenerativeOptions]):
     """L_G = bn L_bn + oh CE(t, argmax t) - adv C(s, t) + bal L_bal + act L_act on G(z), no augmentation, no bank."""
 
     Options = GenerativeOptions
     stream = True
+    # To name them would take a pass of the teacher for every batch of the student's.
+    gives_targets = False
 
     @classmethod
     def requires_with(cls, options: GenerativeOptions) -> frozenset[str]:
@@ -117,7 +125,7 @@ class Generative(Synthesizer[GenerativeOptions]):
 
     @torch.no_grad()
     def sample(self, count: int) -> SyntheticBatch:
-        """Fresh images; the targets are the teacher's guesses only where someone asks, so here they are zeros."""
+        """Fresh images. They name no classes: the targets are zeros, and no distiller that looks at them is let in."""
         self.generator.train(self.options.sample_mode == "train")
         images = self._make(count)
         return SyntheticBatch(images, torch.zeros(count, dtype=torch.int64, device=images.device))

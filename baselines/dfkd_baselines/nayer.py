@@ -17,6 +17,7 @@ from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.generators import doubling_layers
 from dfkd_bench.blocks.kd import agreement_adversary
 from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.errors import first_line
 from dfkd_bench.method import Prior
 
 
@@ -49,7 +50,11 @@ class NayerOptions(StageOptions):
     clip_revision: str | None = Field(
         "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", description="revision of the repository; none for a local folder"
     )
-    clip_prompt: str = Field("a image of {label}", description="prompt; the paper's text has 'a photo of {label}'")
+    clip_prompt: str = Field(
+        "a image of {label}",
+        pattern=r"^[^{}]*\{label\}[^{}]*$",
+        description="prompt; the paper's text has 'a photo of {label}'",
+    )
 
 
 def target_layout(count: int, num_classes: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -200,12 +205,13 @@ def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
         square = torch.randn(longest, longest, generator=context.generator, device=context.device).cpu()
         orthogonal: Tensor = torch.linalg.qr(square).Q[:classes, : options.embedding_dim]
         return orthogonal * options.embedding_dim**0.5
-    found: Tensor = _from_file(options) if options.embedding == "file" else _from_clip(options, context.card)
+    found = _from_file(options) if options.embedding == "file" else _from_clip(options, context.card)
     if found.ndim != 2 or len(found) != classes:
         raise DfkdError(
             f"label embeddings are {list(found.shape)}; {context.card.name} needs one row for each of {classes} classes"
         )
-    return found.to(torch.float32)
+    embeddings: Tensor = found.to(torch.float32)
+    return embeddings
 
 
 def _from_file(options: NayerOptions) -> Tensor:
@@ -230,7 +236,7 @@ def _from_clip(options: NayerOptions, card: DatasetCard) -> Tensor:
         encoder = CLIPTextModelWithProjection.from_pretrained(options.clip_model, revision=revision)
     except (OSError, ValueError) as error:
         raise DfkdError(
-            f"embedding=clip cannot load '{options.clip_model}' ({str(error).splitlines()[0]}): download it online, "
+            f"embedding=clip cannot load '{options.clip_model}' ({first_line(error)}): download it online, "
             "or give a local folder with --set synthesizer.clip_model=PATH, or use embedding=orthogonal"
         ) from error
     labels = [name.replace("_", " ").replace("-", " ") for name in card.class_names]

@@ -81,6 +81,11 @@ class Distillation(Distiller[DistillationOptions]):
 
     Options = DistillationOptions
 
+    @classmethod
+    def requires_with(cls, options: DistillationOptions) -> frozenset[str]:
+        """Targets, if they have a weight."""
+        return frozenset({"targets"}) if options.target_weight else frozenset()
+
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """`kd`, and `target` if it has a weight."""
         with torch.no_grad():

@@ -152,7 +152,7 @@ CSD = Method(
 
 NAYER = Method(
     name="nayer",
-    summary="noisy layer generation: label embeddings through freshly drawn layers, no latents",
+    summary="noisy layer generation: label embeddings (random orthogonal, not CLIP's) through freshly drawn layers",
     paper="2310.00258",
     synthesizer=use("nayer"),
     presets=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -25,7 +27,9 @@ class OneImageOptions(StageOptions):
     """Options of `one-image`."""
 
     batch_size: int = Field(256, ge=1, description="crops in a round")
-    picture: str = Field("china.jpg", description="one of scikit-learn's sample pictures: china.jpg or flower.jpg")
+    picture: Literal["china.jpg", "flower.jpg"] = Field(
+        "china.jpg", description="which of scikit-learn's sample pictures"
+    )
     smallest_area: float = Field(0.01, gt=0, le=1, description="least part of the picture that a crop shows")
 
 
@@ -119,6 +123,8 @@ class RealData(Synthesizer[RealDataOptions]):
 
 class CrossEntropy(Distiller[StageOptions]):
     """The targets alone, no teacher: with `real-data`, the student trained from scratch."""
+
+    requires = frozenset({"targets"})
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """`target`."""

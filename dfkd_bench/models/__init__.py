@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ def _check_images(name: str, body: nn.Module, card: DatasetCard) -> None:
             logits = body.eval()(torch.zeros(2, *card.image_shape))
     except RuntimeError as error:
         raise DfkdError(
-            f"{name} cannot take {card.name}'s images {list(card.image_shape)}: {str(error).splitlines()[0]}"
+            f"{name} cannot take {card.name}'s images {list(card.image_shape)}: {first_line(error)}"
         ) from error
     finally:
         body.train(training)

@@ -41,7 +41,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             summary="diverse diffusion augmentation: contrastive inversion, diffusion variants, cosine filter",
             paper="2410.17606",
             # The bank stage of the repository's CMI: no adversary, since there is no student yet.
-            synthesizer=use("cmi", adv=0.0, cr_tau=0.2, batch_size=200, steps=500),
+            synthesizer=use("cmi", adv=0.0, cr_tau=0.2, batch_size=200, steps=500, instance_bank=40_000),
             augmenter=use("self-diffusion"),
             filter=use("cosine"),
             distiller=use("dda"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfkd_bench import Augmenter, DfkdError, StageContext, StageOptions, SyntheticBatch
+from dfkd_bench.errors import first_line
 
 # CLIP's image statistics, which the pipeline's own feature extractor uses.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -96,7 +97,7 @@ def _load(options: ImageVariationOptions, context: StageContext) -> Any:
         )
     except (OSError, ValueError) as error:
         raise DfkdError(
-            f"image-variation cannot load '{options.model}' ({str(error).splitlines()[0]}): download it while online, "
+            f"image-variation cannot load '{options.model}' ({first_line(error)}): download it while online, "
             "or give a local folder with --set augmenter.model=PATH, or choose --augmenter self-diffusion"
         ) from error
     pipeline.set_progress_bar_config(disable=True)

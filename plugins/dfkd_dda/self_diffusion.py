@@ -52,7 +52,10 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
                 norm_num_groups=8,
             ).to(context.device)
         context.ledger.watch(self.unet, "diffusion")
-        self.scheduler = DDIMScheduler(options.timesteps, beta_schedule="squaredcos_cap_v2", clip_sample_range=1.0)
+        # Trailing: the first step starts at the last noise level, so that strength 1 is pure noise.
+        self.scheduler = DDIMScheduler(
+            options.timesteps, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", clip_sample_range=1.0
+        )
 
     def prepare(self, bank: ImageBank) -> None:
         """Train the U-Net to tell the noise in the bank's images."""
