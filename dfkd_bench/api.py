@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +68,13 @@ class Workbench:
         preset: str = "quick",
         seeds: Sequence[int] = (0,),
         swaps: Mapping[StageKind, str] | None = None,
-        overrides: Sequence[str] = (),
+        overrides: Sequence[str | Override] = (),
         teacher: Path | str | None = None,
+        keep_teacher: bool = True,
     ) -> list[RunSpec]:
         """The product of methods, pairs and seeds, each checked.
+
+        A teacher's file is measured and kept in the store, unless `keep_teacher` is false: then it is only checked.
 
         Raises:
             DfkdError: what is wrong, in one sentence.
@@ -86,7 +89,7 @@ class Workbench:
             preset=preset,
             seeds=seeds,
             swaps=swaps or {},
-            overrides=[Override.parse(text) for text in overrides],
+            overrides=[Override.parse(o) if isinstance(o, str) else o for o in overrides],
         )
         if teacher is None:
             return plan(request, card, self.registry)
@@ -94,8 +97,10 @@ class Workbench:
         networks = {pair.teacher for pair in parsed}
         if len(networks) > 1:
             raise DfkdError(f"--teacher gives one network's weights, but the pairs name {', '.join(sorted(networks))}")
-        imported = self.store.import_file(Path(teacher), networks.pop(), card.name)
-        given = TeacherRef(sha256=imported.card.sha256)
+        network = networks.pop()
+        given = TeacherRef(sha256=self.store.check_file(Path(teacher), network, card.name))
+        if keep_teacher:
+            self.store.import_file(Path(teacher), network, card.name)
         return plan(Request(**{**vars(request), "teacher": given}), card, self.registry)
 
     def run(self, spec: RunSpec, **options: Any) -> Record:
@@ -132,7 +137,7 @@ def run(
         DfkdError: a mistake in what was asked, in one sentence.
     """
     bench = Workbench.make(**places)
-    overrides = [f"{name}={value}" for name, value in (options or {}).items()]
+    overrides = [replace(Override.parse(f"{name}=?"), value=value) for name, value in (options or {}).items()]
     (spec,) = bench.plan(
         [method],
         [pair],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,10 @@ class Checkpoint:
         if start - self._last < max(self.seconds, _SHARE * self._took):
             return
         with replacing(self.path) as temporary:
-            torch.save({"identity": self._identity, "state": run.state_dict()}, temporary)
+            # Through memory: torch's own writer raises a RuntimeError for a full disk, not an OSError.
+            buffer = io.BytesIO()
+            torch.save({"identity": self._identity, "state": run.state_dict()}, buffer)
+            temporary.write_bytes(buffer.getbuffer())
         self._last = time.monotonic()
         self._took = self._last - start
 

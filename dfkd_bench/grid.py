@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -19,7 +20,7 @@ from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 if TYPE_CHECKING:
     from dfkd_bench.datasets.card import DatasetCard
 
-__all__ = ["Override", "Request", "plan", "resolve"]
+__all__ = ["Override", "Request", "plan", "resolve", "validated"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Override:
 
     part: str
     option: str
-    value: str
+    value: Any
     method: str | None = None
 
     @classmethod
@@ -70,6 +71,8 @@ def plan(request: Request, card: DatasetCard, registry: Registry) -> list[RunSpe
         DfkdError: a name is unknown, an option is refused, or a method cannot use a network.
     """
     methods = [registry.load("method", name) for name in request.methods]
+    if any(seed < 0 for seed in request.seeds):
+        raise DfkdError(f"a seed must not be negative: {min(request.seeds)} is")
     strange = [o.method for o in request.overrides if o.method is not None and o.method not in request.methods]
     if strange:
         raise unknown_name("method in --set", strange[0], request.methods)
@@ -114,7 +117,7 @@ def resolve(method: Method, request: Request, pair: Pair, seed: int, registry: R
     return RunSpec(
         method=method.name,
         **{kind: _spell_out(kind, choices[kind], mine, registry) for kind in STAGE_KINDS},
-        schedule=_validate(Schedule, schedule, f"schedule of {method.name}"),
+        schedule=validated(Schedule, schedule, f"schedule of {method.name}", "schedule"),
         dataset=request.dataset,
         pair=pair,
         teacher=request.teacher,
@@ -133,14 +136,25 @@ def _spell_out(kind: StageKind, choice: StageChoice, overrides: Sequence[Overrid
     stage = registry.load(kind, choice.name)
     options: dict[str, Any] = dict(choice.options)
     options.update({o.option: o.value for o in overrides if o.part == kind})
-    validated = _validate(stage.Options, options, f"{kind} '{choice.name}'")
-    return StageChoice(name=choice.name, options=validated.model_dump(mode="json"))
+    found = validated(stage.Options, options, f"{kind} '{choice.name}'", kind)
+    return StageChoice(name=choice.name, options=found.model_dump(mode="json"))
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def _validate(model: type[ModelT], values: Mapping[str, Any], owner: str) -> ModelT:
+def validated(model: type[ModelT], values: Mapping[str, Any], owner: str, part: str) -> ModelT:
+    """A model of options from values, some of them as text.
+
+    Args:
+        model: the pydantic model.
+        values: fields by name.
+        owner: what the fields belong to, for the error.
+        part: the word before the dot in --set.
+
+    Raises:
+        DfkdError: a name is unknown, a value is refused or not finite, or a required one is missing.
+    """
     known = model.model_fields
     for name in values:
         if name not in known:
@@ -150,14 +164,18 @@ def _validate(model: type[ModelT], values: Mapping[str, Any], owner: str) -> Mod
                 f"the {owner} has no option '{name}': {'did you mean ' if near else ''}{hint}{'?' if near else ''}"
             )
     try:
-        return model.model_validate({name: _read(value, known[name].annotation) for name, value in values.items()})
+        found = model.model_validate({name: _read(value, known[name].annotation) for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise DfkdError(f"the {owner} leaves '{where}' open: give it with --set schedule.{where}=VALUE") from error
+            raise DfkdError(f"the {owner} leaves '{where}' open: give it with --set {part}.{where}=VALUE") from error
         what = f"{where}={first['input']}" if where else str(dict(values))
         raise DfkdError(f"the {owner} refuses {what}: {first['msg']}") from error
+    for name, value in found:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DfkdError(f"the {owner} refuses {name}={value}: it is not finite")
+    return found
 
 
 def _read(value: Any, annotation: Any) -> Any:

@@ -70,7 +70,10 @@ class Registry:
             self.rows.append(row)
             try:
                 self.add(point.load(), row)
-            except Exception as error:  # whatever a stranger's module raises is that plugin's row, not our end
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # whatever a stranger's module raises is that plugin's row, not our end
                 row.reason = _sentence(error)
 
     def add(self, plugin: object, row: PluginRow) -> None:
@@ -159,7 +162,8 @@ class Registry:
 
     def unlisten(self, plugin: object) -> None:
         """Take such a plugin away again."""
-        self._manager.unregister(plugin)
+        if self._manager.is_registered(plugin):  # one that raised was taken away already
+            self._manager.unregister(plugin)
 
     def emit(self, event: RunEvent) -> None:
         """Tell every plugin. One that raises is warned about and told nothing more: a display never ends a run."""

@@ -149,7 +149,7 @@ class Results:
         """
         path = self.folder(run) / "record.json"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -159,10 +159,10 @@ class Results:
     def records(self) -> Iterator[Record]:
         """Every record below the folder, sub-folders such as `reference/` included, in the order of their paths."""
         for path in sorted(self.path.rglob("record.json")):
-            yield _parse(path, path.read_text(encoding="utf-8"))
+            yield _parse(path, path.read_bytes())
 
 
-def _parse(path: Path, text: str) -> Record:
+def _parse(path: Path, text: bytes) -> Record:
     try:
         record = Record.model_validate_json(text)
     except ValidationError as error:

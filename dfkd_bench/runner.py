@@ -72,8 +72,10 @@ def run_spec(
         status, reason = run.to_the_end(checkpoint)
     picture = run.gallery.write(results.folder(spec.hash) / "images.png", run.bank, spec.title)
     record = run.record(status, reason, started, picture)
-    if reason is not None and run.traceback is not None:
-        (results.folder(spec.hash) / "traceback.txt").write_text(run.traceback, encoding="utf-8")
+    trace = results.folder(spec.hash) / "traceback.txt"
+    trace.unlink(missing_ok=True)
+    if run.traceback is not None:
+        trace.write_text(run.traceback, encoding="utf-8")
     results.write(record)
     checkpoint.remove()
     emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -133,15 +135,27 @@ class TeacherStore:
         Raises:
             DfkdError: the file is unreadable or its weights do not fit the network and dataset.
         """
-        state = read_weights(file)
-        data = open_dataset(dataset, self.registry, self.execution.data_root)
-        body = build_model(model, data.card, self.registry)
-        fit(body, state, model, str(file))
+        body, data = self._fitted(file, model, dataset)
         folder = self.path / _slug(dataset, model, weights_hash(body.state_dict())[:16])
         if not (folder / "card.json").exists():
             writable_folder(folder, "teacher's")
             self._keep(folder, body, data, model, recipe=None, source=f"file {file.name}")
         return self._load(folder)
+
+    def check_file(self, file: Path, model: str, dataset: str) -> str:
+        """The hash of a file's weights, if they fit the network and dataset; nothing is kept.
+
+        Raises:
+            DfkdError: as for `import_file`.
+        """
+        return weights_hash(self._fitted(file, model, dataset)[0].state_dict())
+
+    def _fitted(self, file: Path, model: str, dataset: str) -> tuple[nn.Module, Dataset]:
+        state = read_weights(file)
+        data = open_dataset(dataset, self.registry, self.execution.data_root)
+        body = build_model(model, data.card, self.registry)
+        fit(body, state, model, str(file))
+        return body, data
 
     def cards(self) -> Iterator[tuple[Path, TeacherCard]]:
         """Every teacher's folder and card, by name."""
@@ -259,9 +273,7 @@ def _fit_to_data(
     batch_size = min(recipe.batch_size, len(images))
     steps = len(images) // batch_size
     total, warmup = recipe.epochs * steps, recipe.warmup_epochs * steps
-    ramp = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, total_iters=max(warmup, 1))
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(total - warmup, 1))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [ramp, cosine], [warmup]) if warmup else cosine
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_factor, total=total, warmup=warmup))
     network.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(images), generator=generator, device=device)
@@ -276,12 +288,19 @@ def _fit_to_data(
     network.eval()
 
 
+def _lr_factor(step: int, total: int, warmup: int) -> float:
+    """The part of the first learning rate at a step: a line from a thousandth up, then a cosine down to zero."""
+    if step < warmup:
+        return 1e-3 + (1 - 1e-3) * step / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1))) / 2
+
+
 def _slug(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part).strip("_") for part in parts)
 
 
 def _read_card(path: Path) -> TeacherCard:
     try:
-        return TeacherCard.model_validate_json(path.read_text(encoding="utf-8"))
+        return TeacherCard.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DfkdError(f"{path} is no teacher card: remove the folder and make the teacher anew") from error

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -40,14 +39,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DfkdError(
-            f"{path} holds more than tensors and plain data, and loading it could run code: save its state_dict alone"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise DfkdError(
-            f"{path} cannot be read as weights ({first_line(error)}): it may be damaged or incomplete"
-        ) from error
+    except Exception as error:  # damaged files make the readers raise many kinds
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            raise DfkdError(
+                f"{path} holds more than tensors and plain data, and loading it could run code: save its state_dict alone"
+            ) from error
+        reason = first_line(error)
+        raise DfkdError(f"{path} cannot be read as weights ({reason}): it may be damaged or incomplete") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -77,5 +75,9 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state as safetensors."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    """Write a state as safetensors.
+
+    Raises:
+        OSError: it cannot be written (the library's own writer raises other kinds for a full disk).
+    """
+    path.write_bytes(safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}))

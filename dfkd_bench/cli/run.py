@@ -78,6 +78,7 @@ def run(
         swaps={kind: name for kind, name in swaps.items() if name is not None},  # type: ignore[misc]
         overrides=set_ or [],
         teacher=teacher,
+        keep_teacher=not dry_run,
     )
     todo = [spec for spec in specs if _is_to_do(bench, spec, retry)]
     _announce(bench, specs, todo, dataset, preset)

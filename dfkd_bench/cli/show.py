@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from dfkd_bench.spec import RunSpec
@@ -68,7 +68,9 @@ def _print_options(out: Any, title: str, part: str, model: Any, values: dict[str
     if not model.model_fields:
         out.print(f"\n{title}: no options")
         return
-    table = Table("Option", "Default", *values, "Meaning", title=f"\n{title}", title_justify="left")
+    table = Table(
+        Column("Option", no_wrap=True), "Default", *values, "Meaning", title=f"\n{title}", title_justify="left"
+    )
     for name, info in model.model_fields.items():
         default = "(required)" if info.is_required() else _text(info.default)
         table.add_row(f"{part}.{name}", default, *(_text(chosen[name]) for chosen in values.values()), info.description)

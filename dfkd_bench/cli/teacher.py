@@ -43,14 +43,17 @@ def train(
 ) -> None:
     """Train a teacher on real data, and keep it with a card."""
     from dfkd_bench.cli import progress
+    from dfkd_bench.grid import validated
     from dfkd_bench.models import check_model
+    from dfkd_bench.spec import TeacherRecipe
     from dfkd_bench.teachers import default_recipe
 
     bench = _bench(teachers, data_root, device, precision)
     check_model(model, bench.registry)
     name = bench.card(dataset).name
     asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "seed": seed}
-    recipe = default_recipe(name).model_copy(update={key: value for key, value in asked.items() if value is not None})
+    given = {key: value for key, value in asked.items() if value is not None}
+    recipe = validated(TeacherRecipe, {**default_recipe(name).model_dump(), **given}, "recipe of a teacher", "recipe")
     with progress.shown(bench.registry):
         teacher = bench.store.train(model, name, recipe)
     _say(teacher.card)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfkd_bench.datasets.card import DatasetCard
+from dfkd_bench.datasets.guard import check_open
 
 if TYPE_CHECKING:
     from dfkd_bench.datasets.split import Split
@@ -39,4 +40,11 @@ def open_dataset(name: str, registry: Registry, data_root: Path | None = None) -
         return Dataset(card, lambda split: load_folder(split, data_root))
     found = registry.find("dataset", name)
     assert found.card is not None
-    return Dataset(found.card, lambda split: registry.load("dataset", name)(split, data_root))
+
+    def load(split: str) -> Split:
+        # Here as well as in our own loaders: a stranger's need not think of it.
+        check_open()
+        loaded: Split = registry.load("dataset", name)(split, data_root)
+        return loaded
+
+    return Dataset(found.card, load)

@@ -18,12 +18,16 @@ TIMM = "timm/"
 
 
 def check_model(name: str, registry: Registry) -> None:
-    """Make sure that a network of this name is known; timm's are looked up when they are built.
+    """Make sure that a network of this name is known.
 
     Raises:
         DfkdError: it is not; the sentence has the nearest names.
     """
-    if not name.startswith(TIMM):
+    if name.startswith(TIMM):
+        from dfkd_bench.models import timm_models
+
+        timm_models.check(name.removeprefix(TIMM))
+    else:
         registry.find("model", name)
 
 
@@ -51,7 +55,7 @@ def _check_images(name: str, body: nn.Module, card: DatasetCard) -> None:
     try:
         with torch.no_grad():
             logits = body.eval()(torch.zeros(2, *card.image_shape))
-    except RuntimeError as error:
+    except Exception as error:  # networks refuse sizes with many kinds
         raise DfkdError(
             f"{name} cannot take {card.name}'s images {list(card.image_shape)}: {first_line(error)}"
         ) from error

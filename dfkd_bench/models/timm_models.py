@@ -7,7 +7,7 @@ from torch import nn
 
 from dfkd_bench.errors import DfkdError, nearest, unknown_name
 
-__all__ = ["build"]
+__all__ = ["build", "check"]
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
@@ -18,8 +18,24 @@ def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = 
         num_classes: length of the logits.
         in_channels: channels of the images.
         pretrained: load timm's weights, which downloads them unless they are in the hub's cache.
+
+    Raises:
+        DfkdError: as for `check`, or there are no weights.
     """
     name = name.removeprefix("timm/")
+    check(name)
+    if pretrained and not timm.is_model_pretrained(name):
+        raise DfkdError(f"timm has no weights for '{name}': build it with pretrained=False.")
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+    return model
+
+
+def check(name: str) -> None:
+    """Make sure that timm knows a network, and the weights that a tag behind its name asks for.
+
+    Raises:
+        DfkdError: it does not; the sentence has the nearest names.
+    """
     if not timm.is_model(name):
         known = timm.list_models()
         if not nearest(name, known):  # More than a thousand names would hide the sentence.
@@ -29,7 +45,3 @@ def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = 
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         raise unknown_name("timm weights", name, tagged)
-    if pretrained and not timm.is_model_pretrained(name):
-        raise DfkdError(f"timm has no weights for '{architecture}': build it with pretrained=False.")
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
-    return model
