@@ -40,9 +40,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise many kinds
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
             raise DfkdError(
-                f"{path} holds more than tensors and plain data, and loading it could run code: save its state_dict alone"
+                f"{path} holds more than tensors and plain data, and loading it could run code: "
+                "save its state_dict alone"
             ) from error
         reason = first_line(error)
         raise DfkdError(f"{path} cannot be read as weights ({reason}): it may be damaged or incomplete") from error
