@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -204,8 +205,8 @@ def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
         longest = max(classes, options.embedding_dim)
         square = torch.randn(longest, longest, generator=context.generator, device=context.device).cpu()
         orthogonal: Tensor = torch.linalg.qr(square).Q[:classes, : options.embedding_dim]
-        return orthogonal * options.embedding_dim**0.5
-    found = _from_file(options) if options.embedding == "file" else _from_clip(options, context.card)
+        return orthogonal.mul(math.sqrt(options.embedding_dim))
+    found: Tensor = _from_file(options) if options.embedding == "file" else _from_clip(options, context.card)
     if found.ndim != 2 or len(found) != classes:
         raise DfkdError(
             f"label embeddings are {list(found.shape)}; {context.card.name} needs one row for each of {classes} classes"

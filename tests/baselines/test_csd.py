@@ -405,5 +405,7 @@ def test_a_distiller_goes_on_from_its_state():
 
 def test_what_the_two_stages_require():
     assert CustomisedInversion.requires == {"batchnorm"}
-    assert CsdDistiller.requires == {"stages"}
+    options = CsdDistiller.Options
+    assert CsdDistiller.requires_with(options()) == {"stages", "targets"}
+    assert CsdDistiller.requires_with(options(target_weight=0)) == {"stages"}
     assert CustomisedInversion.prior == CsdDistiller.prior == "none"

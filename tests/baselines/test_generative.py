@@ -95,7 +95,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 
 def test_the_adversary_has_temperature_one_unless_told_otherwise():
-    assert GenerativeOptions().adv_tau == 1.0
+    assert GenerativeOptions(adv=1.0).adv_tau == 1.0
     assert told(adv=1.0) == pytest.approx(told(adv=1.0, adv_tau=1.0)) == pytest.approx(-KL, rel=1e-5)
 
 
@@ -174,7 +174,20 @@ def test_the_sample_mode_is_the_generators_mode_when_the_student_is_fed(mode, tr
 
 
 def test_the_sample_mode_is_eval_unless_told_otherwise():
-    assert GenerativeOptions().sample_mode == "eval"
+    assert GenerativeOptions(oh=1.0).sample_mode == "eval"
+
+
+def test_a_generator_that_aims_at_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one of bn, oh, adv, bal and act needs a weight"):
+        GenerativeOptions()
+
+
+def test_a_distiller_that_looks_at_targets_is_refused_beside_a_generator_that_names_none():
+    from dfkd_bench.api import Workbench
+    from dfkd_bench.errors import DfkdError
+
+    with pytest.raises(DfkdError, match="needs images that name their classes, and the synthesizer 'generative'"):
+        Workbench.make(device="cpu").plan(["dafl"], ["resnet8:resnet8"], overrides=["distiller.target_weight=1"])
 
 
 def test_samples_are_fresh_images_without_a_graph():

@@ -77,7 +77,7 @@ def test_it_learns_from_the_bank_and_is_frozen_afterwards(trained):
 
 
 def test_what_it_makes_looks_like_the_bank(trained):
-    made, sources = variants(trained, 1.0), some_batch().images
+    made, sources = variants(trained, 0.8), some_batch().images
     # Far nearer to one of the bank's two images than grey or noise could be.
     nearest = torch.stack([(made - sources[at]).square().mean(dim=(1, 2, 3)).sqrt() for at in (0, 3)]).amin(dim=0)
     assert float(nearest.mean()) < 0.25
@@ -124,7 +124,7 @@ def first_look(made: SelfDiffusion) -> tuple[Tensor, float]:
     return noisy, level((at + 1) / made.options.timesteps) / level(0)
 
 
-@pytest.mark.parametrize(("strength", "least", "most"), [(0.25, 0.9, 1.0), (0.6, 0.4, 0.7), (1.0, 0.0, 0.1)])
+@pytest.mark.parametrize(("strength", "least", "most"), [(0.25, 0.8, 0.95), (0.6, 0.25, 0.5), (1.0, 0.0, 0.01)])
 def test_an_image_goes_as_far_into_the_noise_as_the_first_step_back_expects(strength, least, most):
     made = make(strength=strength)
     stream = torch.Generator()
