@@ -98,9 +98,11 @@ class Workbench:
         if len(networks) > 1:
             raise DfkdError(f"--teacher gives one network's weights, but the pairs name {', '.join(sorted(networks))}")
         network = networks.pop()
-        given = TeacherRef(sha256=self.store.check_file(Path(teacher), network, card.name))
         if keep_teacher:
-            self.store.import_file(Path(teacher), network, card.name)
+            weights = self.store.import_file(Path(teacher), network, card.name).card.sha256
+        else:
+            weights = self.store.check_file(Path(teacher), network, card.name)
+        given = TeacherRef(sha256=weights)
         return plan(Request(**{**vars(request), "teacher": given}), card, self.registry)
 
     def run(self, spec: RunSpec, **options: Any) -> Record:
