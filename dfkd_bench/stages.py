@@ -63,7 +63,8 @@ class StageContext:
 
     Attributes:
         teacher: frozen, in evaluation mode.
-        student: to look at; frozen and in evaluation mode except inside `Distiller.losses`.
+        student: to look at, never to change; frozen and in evaluation mode except inside `Distiller.losses` and
+            `Synthesizer.after_distill_step`.
         card: the dataset's description.
         device: where tensors belong.
         precision: `torch.bfloat16` or `torch.float32`; networks heed it by themselves.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dfkd_bench import DatasetCard, DfkdError, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import BnAverage
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import doubling_layers
+from dfkd_bench.blocks.generators import doubling_layers, quarter
 from dfkd_bench.blocks.kd import agreement_adversary
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.errors import first_line
@@ -76,21 +76,19 @@ class NoisyGenerator(nn.Module):
         noisy_dim: length of a noisy layer's output.
         layers: number of noisy layers.
         rows: consecutive rows that share one.
-        image_shape: channels, height, width; sides divisible by 4.
+        image_shape: channels, height, width.
     """
 
     def __init__(
         self, embedding_dim: int, noisy_dim: int, layers: int, rows: int, image_shape: tuple[int, int, int]
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if height % 4 or width % 4:
-            raise DfkdError(f"the generator makes images whose sides are divisible by 4, not {height}x{width}")
-        self.rows, self._start = rows, (128, height // 4, width // 4)
+        channels, self._height, self._width = image_shape
+        self.rows, self._start = rows, quarter(128, image_shape)
         self.norm = nn.BatchNorm1d(embedding_dim)
         self.noisy_weight = nn.Parameter(torch.empty(layers, embedding_dim, noisy_dim))
         self.noisy_bias = nn.Parameter(torch.zeros(layers, noisy_dim))
-        self.l1 = nn.Linear(noisy_dim, 128 * (height // 4) * (width // 4))
+        self.l1 = nn.Linear(noisy_dim, math.prod(self._start))
         self.conv_blocks = nn.Sequential(nn.BatchNorm2d(128), *doubling_layers(128, channels))
 
     def draw(self, std: float, generator: torch.Generator) -> None:
@@ -107,7 +105,7 @@ class NoisyGenerator(nn.Module):
         padded = F.pad(normed, (0, 0, 0, layers * self.rows - count)).view(layers, self.rows, -1)
         noisy = torch.baddbmm(self.noisy_bias[:, None], padded, self.noisy_weight).flatten(0, 1)[:count]
         images: Tensor = self.conv_blocks(self.l1(noisy).view(count, *self._start))
-        return images
+        return images[..., : self._height, : self._width]
 
 
 class NoisyLayerInversion(Synthesizer[NayerOptions]):

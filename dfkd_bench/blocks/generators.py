@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from dfkd_bench.errors import DfkdError
-
-__all__ = ["Generator", "doubling_layers", "reset_generator"]
+__all__ = ["Generator", "doubling_layers", "quarter", "reset_generator"]
 
 
 class Generator(nn.Module):
@@ -19,26 +19,26 @@ class Generator(nn.Module):
 
     Args:
         latent_dim: nz.
-        image_shape: channels, height, width; height and width divisible by 4.
+        image_shape: channels, height, width. Sides that 4 does not divide are cut from the next larger that it does.
         first: channels of the linear layer's output.
-
-    Raises:
-        DfkdError: the height or width is not divisible by 4.
     """
 
     def __init__(self, latent_dim: int, image_shape: tuple[int, int, int], first: int = 128) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if height % 4 or width % 4:
-            raise DfkdError(f"the generator makes images whose sides are divisible by 4, not {height}x{width}")
-        self._start = (first, height // 4, width // 4)
-        self.l1 = nn.Sequential(nn.Linear(latent_dim, first * (height // 4) * (width // 4)))
+        channels, self._height, self._width = image_shape
+        self._start = quarter(first, image_shape)
+        self.l1 = nn.Sequential(nn.Linear(latent_dim, math.prod(self._start)))
         self.conv_blocks = nn.Sequential(nn.BatchNorm2d(first), *doubling_layers(first, channels))
 
     def forward(self, latent: Tensor) -> Tensor:
         """Images in [0, 1]."""
         images: Tensor = self.conv_blocks(self.l1(latent).view(len(latent), *self._start))
-        return images
+        return images[..., : self._height, : self._width]
+
+
+def quarter(first: int, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Channels, height and width of the maps that two doublings make at least as large as the images."""
+    return first, -(-image_shape[1] // 4), -(-image_shape[2] // 4)
 
 
 def doubling_layers(first: int, channels: int) -> list[nn.Module]:

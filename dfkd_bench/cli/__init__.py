@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dfkd_bench.cli import leaderboard, listings, run, show, teacher
+from dfkd_bench.cli import check, leaderboard, listings, run, show, teacher
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -24,6 +24,7 @@ app.command("methods")(listings.methods)
 app.command("plugins")(listings.plugins)
 app.command("models")(listings.models)
 app.command("datasets")(listings.datasets)
+app.command("check")(check.check)
 app.command("show")(show.show)
 app.add_typer(teacher.app, name="teacher")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfkd_bench import Augmenter, ImageBank, StageContext, StageOptions, SyntheticBatch
+
+# The U-Net normalises in eight groups.
+_Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
 class SelfDiffusionOptions(StageOptions):
@@ -23,7 +26,9 @@ class SelfDiffusionOptions(StageOptions):
     train_steps: int = Field(400, ge=1, description="training steps of the diffusion model on the bank")
     train_batch: int = Field(64, ge=1, description="images in a training step")
     lr: float = Field(1e-3, gt=0, description="AdamW's learning rate; goes to zero as a cosine")
-    channels: tuple[int, ...] = Field((32, 64, 64), min_length=1, description="channels of the U-Net's levels")
+    channels: tuple[_Channels, ...] = Field(
+        (32, 64, 64), min_length=1, description="channels of the U-Net's levels, each a multiple of 8"
+    )
     timesteps: int = Field(1000, ge=2, description="noise levels of the diffusion process")
 
 
@@ -93,9 +98,13 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
         return SyntheticBatch(images, batch.targets[source], source)
 
     def _noise_in(self, noisy: Tensor, at: Tensor) -> Tensor:
+        height, width = noisy.shape[-2:]
+        # Each level but the last halves the sides: what does not divide evenly is filled up from the edge.
+        multiple = 2 ** (len(self.options.channels) - 1)
+        padded = F.pad(noisy, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         with self.context.autocast():
-            told: Tensor = self.unet(noisy, at).sample
-        return told.float()
+            told: Tensor = self.unet(padded, at).sample
+        return told.float()[..., :height, :width]
 
     def state_dict(self) -> dict[str, Any]:
         """The U-Net's weights."""

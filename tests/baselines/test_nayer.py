@@ -128,9 +128,10 @@ def test_noisy_layers_are_drawn_with_their_deviation_around_zero_and_without_bia
     assert torch.equal(generator.noisy_weight, first)
 
 
-def test_sides_that_cannot_be_doubled_twice_are_refused_in_one_sentence():
-    with pytest.raises(DfkdError, match="divisible by 4, not 10x10"):
-        NoisyGenerator(2, 3, 1, 1, (3, 10, 10))
+def test_sides_that_cannot_be_halved_twice_are_cut_from_larger_ones():
+    made = NoisyGenerator(2, 3, 1, 4, (3, 10, 9)).eval()
+    made.draw(1.0, stream())
+    assert made(torch.randn(4, 2, generator=stream())).shape == (4, 3, 10, 9)
 
 
 # --- rounds ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from dfkd_bench import DfkdError, SyntheticBatch
+from dfkd_bench.contract import check_name
 from dfkd_dda.image_variation import ImageVariation, ImageVariationOptions
 
 
@@ -206,3 +207,10 @@ def test_a_folder_in_which_a_part_is_broken_is_one_sentence_too(folder, tmp_path
     with pytest.raises(DfkdError, match="image-variation cannot load") as caught:
         make(broken)
     assert "\n" not in str(caught.value)
+
+
+def test_holds_the_contract(folder):
+    settings = {"model": str(folder), "revision": None, "steps": 2, "variants": 2}
+    findings = [f for f in check_name("image-variation", options=settings) if f.verdict != "skipped"]
+    assert [str(finding) for finding in findings if finding.verdict == "fail"] == []
+    assert len(findings) == 7

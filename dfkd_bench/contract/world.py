@@ -1,0 +1,164 @@
+"""What a stage is played on: cards, small networks with weights from a seed, contexts, and images to work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dfkd_bench.bank import ImageBank, SyntheticBatch
+from dfkd_bench.datasets.card import DatasetCard, TrainTransform
+from dfkd_bench.ledger import CostLedger
+from dfkd_bench.network import Network
+from dfkd_bench.seeds import global_stream, stream, stream_seed
+from dfkd_bench.stages import StageContext
+
+__all__ = ["BATCH", "CPU", "World", "make_card"]
+
+CPU = torch.device("cpu")
+#: Images in a batch: no multiple of any class count that is tried.
+BATCH = 13
+
+
+def make_card(classes: int = 3, channels: int = 3, height: int = 8, width: int = 8) -> DatasetCard:
+    """A dataset's card without a dataset."""
+    return DatasetCard(
+        name="contract",
+        summary="made up by the contract kit",
+        num_classes=classes,
+        class_names=tuple(f"class {index}" for index in range(classes)),
+        image_shape=(channels, height, width),
+        mean=(0.5, 0.4, 0.3)[:channels],
+        std=(0.25, 0.2, 0.3)[:channels],
+        transform=TrainTransform(padding=1, flip=True),
+    )
+
+
+class _Body(nn.Module):
+    """Two convolutions with BatchNorm and a linear layer; takes any size and names its stages."""
+
+    stages = ("first", "second")
+
+    def __init__(self, channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU())
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(self.first(images)).mean(dim=(2, 3)))
+        return logits
+
+
+def _network(card: DatasetCard, width: int, seed: int) -> Network:
+    with global_stream(seed, CPU):
+        body = _Body(card.image_shape[0], card.num_classes, width)
+        for layer in body.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0.0, 0.3)  # type: ignore[union-attr]
+                layer.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+        body.head.weight.data.mul_(3)
+    return Network(body, card).eval()
+
+
+@dataclass
+class World:
+    """A teacher, a student and all else that a run would have.
+
+    Args:
+        cache: the stage's cache folder.
+        card: the dataset.
+        seed: of the stage's random stream.
+        student_seed: of the student's weights.
+    """
+
+    cache: Path
+    card: DatasetCard = field(default_factory=make_card)
+    seed: int = 0
+    student_seed: int = 12
+    teacher: Network = field(init=False)
+    student: Network = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.teacher = _network(self.card, 8, 11).requires_grad_(False)
+        self.student = _network(self.card, 6, self.student_seed)
+        self._instruct()
+
+    @torch.no_grad()
+    def _instruct(self) -> None:
+        """Let the student's head copy the teacher as well as its features allow.
+
+        Some adversaries look only where the two agree, which chance networks hardly do.
+        """
+        draws = stream(0, "contract/lesson")
+        shape = (200, *self.card.image_shape)
+        coarse = F.interpolate(torch.rand(200, shape[1], 2, 2, generator=draws), shape[2:], mode="bilinear")
+        flat = torch.rand(200, shape[1], 1, 1, generator=draws).expand(shape)
+        images = torch.cat((torch.rand(shape, generator=draws), coarse, flat))
+        seen, wanted = self.student.observe(images).features, self.teacher(images)
+        known = torch.cat((seen, torch.ones(len(seen), 1)), dim=1)
+        solution = torch.linalg.lstsq(known, wanted).solution
+        head: nn.Linear = self.student.body.head  # type: ignore[assignment]
+        head.weight.copy_(solution[:-1].t())
+        head.bias.copy_(solution[-1])
+
+    def context(self, generator: torch.Generator | None = None, *, wants: str | None = None) -> StageContext:
+        """A stage's context; with `wants`, real-looking images of that dataset."""
+        images = labels = None
+        if wants is not None:
+            own = wants == self.card.name
+            shape = self.card.image_shape if own else (3, 16, 16)
+            draws = stream(0, "contract/given")
+            images = torch.randint(256, (64, *shape), generator=draws, dtype=torch.uint8)
+            labels = torch.randint(self.card.num_classes, (64,), generator=draws) if own else None
+        return StageContext(
+            teacher=self.teacher,
+            student=self.student,
+            card=self.card,
+            device=CPU,
+            precision=torch.float32,
+            generator=generator or torch.Generator().manual_seed(stream_seed(self.seed, "contract/stage")),
+            ledger=CostLedger(CPU),
+            cache=self.cache,
+            tick=lambda done, total: None,
+            images=images,
+            labels=labels,
+        )
+
+    def batch(self, name: str) -> SyntheticBatch:
+        """Smooth coloured images; the teacher gives three of four their target class."""
+        draws = stream(0, f"contract/{name}")
+        _, height, width = self.card.image_shape
+        coarse = torch.rand(BATCH, self.card.image_shape[0], 3, 3, generator=draws)
+        images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+        with torch.no_grad():
+            targets = self.teacher(images).argmax(dim=1)
+        targets[::4] = (targets[::4] + 1) % self.card.num_classes
+        return SyntheticBatch(images, targets)
+
+    def variants(self, source: SyntheticBatch) -> SyntheticBatch:
+        """Four of each image, from nearly the same to hardly anything of it left."""
+        index = torch.arange(len(source)).repeat_interleave(4)
+        far = torch.tensor([0.02, 0.2, 0.6, 1.0]).repeat(len(source)).view(-1, 1, 1, 1)
+        noise = torch.rand(len(index), *self.card.image_shape, generator=stream(0, "contract/noise"))
+        return SyntheticBatch(source.images[index] * (1 - far) + far * noise, source.targets[index], index)
+
+    def bank(self) -> ImageBank:
+        """A bank of two batches."""
+        bank = ImageBank(self.card.image_shape, CPU, stream(0, "contract/order"))
+        for name in ("one", "two"):
+            bank.add(self.batch(name))
+        return bank
+
+    def weights(self, *names: str) -> dict[str, Any]:
+        """Copies of the networks' weights and buffers, their modes, and what asks for a gradient."""
+        found: dict[str, Any] = {}
+        for name in names:
+            network: Network = getattr(self, name)
+            found |= {f"{name}.{key}": value.clone() for key, value in network.body.state_dict().items()}
+            found |= {f"{name}.{key}.training": module.training for key, module in network.named_modules()}
+        return found
