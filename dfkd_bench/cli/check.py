@@ -32,7 +32,7 @@ def check(
         if not equals:
             raise DfkdError(f"'{text}' sets nothing: write OPTION=VALUE, for example steps=5")
         options[option] = value
-    found = []
+    found: list[Finding] = []
     for name in names:
         for finding in check_name(name, options=options):
             _print(finding, found[-1] if found else None)

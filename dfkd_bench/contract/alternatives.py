@@ -73,8 +73,8 @@ def _made_up(field: FieldInfo, value: Any) -> list[Any]:
             near = [] if not isinstance(value, int) else [value // 2, value + 1]
             found += [number for number in (*near, 1, 2, 3, 0, 5, 8) if number != value]
         elif kind is float:
-            near = [] if not isinstance(value, int | float) else [value / 2, value * 2]
-            found += [number for number in (*near, 1.0, 0.5, 0.1, 0.9, 10.0, 0.0, 2.0) if number != value]
+            close: list[float] = [] if not isinstance(value, int | float) else [value / 2, value * 2]
+            found += [number for number in (*close, 1.0, 0.5, 0.1, 0.9, 10.0, 0.0, 2.0) if number != value]
         elif kind is type(None):
             found += [None] if value is not None else []
         elif get_origin(kind) is tuple and isinstance(value, tuple):
