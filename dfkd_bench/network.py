@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dfkd_bench.datasets.card import DatasetCard
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["Network", "Observation", "Precision", "autocast", "frozen"]
@@ -43,12 +42,24 @@ class Observation:
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Normalisation(Protocol):
+    """What says how images are normalised: per channel, in [0, 1]."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Means."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviations."""
+
+
 class Network(nn.Module):
     """Any classifier behind one door: normalisation, precision and hooks are its business, never a stage's.
 
     Args:
         body: any nn.Module with normalised images [N, C, H, W] -> logits [N, K]; it is not changed.
-        card: the dataset whose mean and standard deviation normalise the images.
+        card: whose mean and standard deviation normalise the images: the dataset's card, or the teacher's own.
         precision: `torch.bfloat16` runs the body under autocast; outputs are float32 in any case.
 
     Raises:
@@ -58,7 +69,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, card: DatasetCard, precision: Precision = torch.float32) -> None:
+    def __init__(self, body: nn.Module, card: Normalisation, precision: Precision = torch.float32) -> None:
         super().__init__()
         self.body = body
         self.precision = precision

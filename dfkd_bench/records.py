@@ -89,7 +89,9 @@ class Record(_Part):
     reason: str | None = Field(None, description="why it did not finish")
     accuracy: Accuracy | None = None
     curve: tuple[CurvePoint, ...] = ()
-    priors: dict[str, Prior] = Field(description="knowledge beyond the teacher, by stage")
+    priors: dict[str, Prior] = Field(
+        description="knowledge beyond the teacher, by stage, and the student's if its first weights bring some"
+    )
     teacher: TeacherReport
     student_parameters: int
     test_split: str = Field(description="hash of the test images and labels")

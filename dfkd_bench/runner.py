@@ -21,8 +21,9 @@ from dfkd_bench.errors import DataFreeViolationError, DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.events import RunEvent
 from dfkd_bench.ledger import CostLedger
-from dfkd_bench.models import build_model
-from dfkd_bench.network import Network, frozen
+from dfkd_bench.method import Prior
+from dfkd_bench.models import brings_weights, build_model
+from dfkd_bench.network import Network, Normalisation, frozen
 from dfkd_bench.pictures import Gallery
 from dfkd_bench.plugins import STAGE_KINDS, Registry
 from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Record, Results, Status, TeacherReport
@@ -104,9 +105,9 @@ class _Run:
         self.card, self.teacher_card = data.card, teacher.card
         self.evaluator = Evaluator(data.load("test"), self.device)
         self.ledger = CostLedger(self.device)
-        self.teacher = self._network(teacher.body).eval().requires_grad_(False)
+        self.teacher = self._network(teacher.body, teacher.card).eval().requires_grad_(False)
         with global_stream(stream_seed(spec.seed, "student/weights"), self.device):
-            self.student = self._network(build_model(spec.pair.student, self.card, registry))
+            self.student = self._network(build_model(spec.pair.student, self.card, registry, start=True), self.card)
         self.ledger.watch(self.teacher.body, "teacher")
         self.ledger.watch(self.student.body, "student")
         self.streams = {kind: stream(spec.seed, kind, self.device) for kind in (*STAGE_KINDS, "order")}
@@ -116,8 +117,8 @@ class _Run:
         self.stages = StageSet(spec, registry, self.card)
         self.images = self.stages.open_door(registry, execution)
 
-    def _network(self, body: nn.Module) -> Network:
-        network = Network(body, self.card, self.execution.precision).to(self.device)
+    def _network(self, body: nn.Module, card: Normalisation) -> Network:
+        network = Network(body, card, self.execution.precision).to(self.device)
         return network.to(memory_format=torch.channels_last)
 
     def _make_stages(self) -> None:
@@ -308,7 +309,7 @@ class _Run:
             reason=reason,
             accuracy=accuracy,
             curve=tuple(self.curve),
-            priors=self.stages.priors(),
+            priors=self._priors(),
             teacher=TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
             student_parameters=sum(parameter.numel() for parameter in self.student.parameters()),
             test_split=self.evaluator.fingerprint,
@@ -319,6 +320,10 @@ class _Run:
             finished=datetime.now(UTC),
             images=picture,
         )
+
+    def _priors(self) -> dict[str, Prior]:
+        priors = self.stages.priors()
+        return {**priors, "student": "image"} if brings_weights(self.spec.pair.student) else priors
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the run is, at the end of a segment."""

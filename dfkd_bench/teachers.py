@@ -26,12 +26,12 @@ from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.events import RunEvent
 from dfkd_bench.files import replacing, writable_folder
 from dfkd_bench.models import build_model
-from dfkd_bench.network import Network
+from dfkd_bench.network import Network, Normalisation
 from dfkd_bench.plugins import Registry
 from dfkd_bench.records import Environment
 from dfkd_bench.seeds import global_stream, stream, stream_seed
 from dfkd_bench.spec import TeacherRecipe, TeacherRef, content_hash
-from dfkd_bench.weights import fit, read_weights, save_weights, weights_hash
+from dfkd_bench.weights import Source, find_weights, fit, read_weights, save_weights, weights_hash
 
 __all__ = ["Teacher", "TeacherCard", "TeacherStore", "default_recipe"]
 
@@ -129,20 +129,25 @@ class TeacherStore:
                     self._train(model, dataset, recipe, folder)
         return self._load(folder)
 
-    def import_file(self, file: Path, model: str, dataset: str) -> Teacher:
-        """A teacher from a file of weights: checked, measured on the test split, and kept with a card.
+    def import_file(self, file: Path | str, model: str, dataset: str) -> Teacher:
+        """A teacher from weights: checked, measured on the test split, and kept with a card.
+
+        Args:
+            file: a file of weights, a folder as timm's `save_for_hf` leaves it, or timm's own `timm/<name>.<tag>`.
+            model: the network.
+            dataset: what it was trained on.
 
         Raises:
-            DfkdError: the file is unreadable or its weights do not fit the network and dataset.
+            DfkdError: the weights cannot be read, or do not fit the network and dataset.
         """
-        body, data = self._fitted(file, model, dataset)
+        body, data, source = self._fitted(file, model, dataset)
         folder = self.path / _slug(dataset, model, weights_hash(body.state_dict())[:16])
         if not (folder / "card.json").exists():
             writable_folder(folder, "teacher's")
-            self._keep(folder, body, data, model, recipe=None, source=f"file {file.name}")
+            self._keep(folder, body, data, model, recipe=None, source=source.name, norm=source.normalisation)
         return self._load(folder)
 
-    def check_file(self, file: Path, model: str, dataset: str) -> str:
+    def check_file(self, file: Path | str, model: str, dataset: str) -> str:
         """The hash of a file's weights, if they fit the network and dataset; nothing is kept.
 
         Raises:
@@ -150,12 +155,16 @@ class TeacherStore:
         """
         return weights_hash(self._fitted(file, model, dataset)[0].state_dict())
 
-    def _fitted(self, file: Path, model: str, dataset: str) -> tuple[nn.Module, Dataset]:
-        state = read_weights(file)
+    def _fitted(self, file: Path | str, model: str, dataset: str) -> tuple[nn.Module, Dataset, Source]:
+        source = find_weights(file)
         data = open_dataset(dataset, self.registry, self.execution.data_root)
         body = build_model(model, data.card, self.registry)
-        fit(body, state, model, str(file))
-        return body, data
+        fit(body, source.state, model, str(file))
+        if source.normalisation and len(source.normalisation.mean) != data.card.image_shape[0]:
+            raise DfkdError(
+                f"{file} normalises {len(source.normalisation.mean)} channels, {dataset} has another number"
+            )
+        return body, data, source
 
     def cards(self) -> Iterator[tuple[Path, TeacherCard]]:
         """Every teacher's folder and card, by name."""
@@ -170,7 +179,7 @@ class TeacherStore:
         """
         teacher = self._load(folder)
         data = open_dataset(teacher.card.dataset, self.registry, self.execution.data_root)
-        return teacher.card, self._evaluator(data).measure(self._network(teacher.body, data)).top1
+        return teacher.card, self._evaluator(data).measure(self._network(teacher.body, teacher.card)).top1
 
     def _load(self, folder: Path) -> Teacher:
         card = _read_card(folder / "card.json")
@@ -183,8 +192,8 @@ class TeacherStore:
             )
         return Teacher(card, body.eval().to(self.execution.device))
 
-    def _network(self, body: nn.Module, data: Dataset) -> Network:
-        network = Network(body, data.card, self.execution.precision).to(self.execution.device)
+    def _network(self, body: nn.Module, card: Normalisation) -> Network:
+        network = Network(body, card, self.execution.precision).to(self.execution.device)
         return network.to(memory_format=torch.channels_last)
 
     def _evaluator(self, data: Dataset) -> Evaluator:
@@ -193,7 +202,7 @@ class TeacherStore:
     def _train(self, model: str, dataset: str, recipe: TeacherRecipe, folder: Path) -> None:
         data = open_dataset(dataset, self.registry, self.execution.data_root)
         with global_stream(stream_seed(recipe.seed, "teacher/weights"), self.execution.device):
-            body = build_model(model, data.card, self.registry)
+            body = build_model(model, data.card, self.registry, start=True)
         train, start = data.load("train"), time.monotonic()
         title = f"teacher {model} on {dataset}"
 
@@ -204,7 +213,7 @@ class TeacherStore:
             self.registry.emit(event)
 
         self.registry.emit(RunEvent("phase", folder.name, title, {"phase": "teacher training"}))
-        _fit_to_data(self._network(body, data), train, data, recipe, self.execution.device, tick)
+        _fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
         self._keep(
             folder,
             body,
@@ -225,18 +234,20 @@ class TeacherStore:
         *,
         recipe: TeacherRecipe | None,
         source: str,
+        norm: Normalisation | None = None,
         train: Split | None = None,
         seconds: float | None = None,
     ) -> None:
         evaluator = self._evaluator(data)
-        measured = evaluator.measure(self._network(body, data))
+        norm = norm or data.card
+        measured = evaluator.measure(self._network(body, norm))
         card = TeacherCard(
             model=model,
             dataset=data.card.name,
             num_classes=data.card.num_classes,
             image_shape=data.card.image_shape,
-            mean=data.card.mean,
-            std=data.card.std,
+            mean=norm.mean,
+            std=norm.std,
             sha256=weights_hash(body.state_dict()),
             accuracy=measured.top1,
             accuracy_top5=measured.top5,

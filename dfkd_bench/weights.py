@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from dfkd_bench.errors import DfkdError, first_line
+from dfkd_bench.models import TIMM
 
-__all__ = ["fit", "read_weights", "save_weights", "weights_hash"]
+__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "weights_hash"]
+
+
+class _Norm(NamedTuple):
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights, what they are called, and the normalisation that they say they need."""
+
+    state: dict[str, Tensor]
+    name: str
+    normalisation: _Norm | None = None
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
@@ -25,6 +42,34 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def find_weights(where: Path | str) -> Source:
+    """Weights from a file, from a folder as timm's `save_for_hf` leaves it, or timm's own (`timm/<name>.<tag>`).
+
+    Raises:
+        DfkdError: they are not there or cannot be read.
+    """
+    if str(where).startswith(TIMM):
+        from dfkd_bench.models import timm_models
+
+        state, mean, std = timm_models.published(str(where))
+        return Source(state, str(where), _Norm(mean, std))
+    path = Path(where)
+    if not path.is_dir():
+        return Source(read_weights(path), f"file {path.name}")
+    config = path / "config.json"
+    file = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()), None)
+    if file is None:
+        raise DfkdError(f"there is no model.safetensors in {path}: name the file with the weights")
+    norm = None
+    if config.is_file():
+        try:
+            said = json.loads(config.read_bytes()).get("pretrained_cfg", {})
+            norm = _Norm(tuple(said["mean"]), tuple(said["std"])) if "mean" in said else None
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise DfkdError(f"{config} is no timm configuration ({first_line(error)})") from error
+    return Source(read_weights(file), f"folder {path.name}", norm)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -24,7 +24,9 @@ class Noise(Synthesizer[NoiseOptions]):
         context = self.context
         shape = (self.options.batch_size, *context.card.image_shape)
         noise = torch.randn(shape, generator=context.generator, device=context.device)
-        images = (noise * context.teacher.std + context.teacher.mean).clamp(0, 1)
+        card, device = context.card, context.device
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (card.mean, card.std))
+        images = (noise * std + mean).clamp(0, 1)
         with torch.no_grad():
             targets = context.teacher(images).argmax(dim=1)
         return SyntheticBatch(images, targets)

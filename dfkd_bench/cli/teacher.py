@@ -62,7 +62,11 @@ def train(
 @app.command("import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="Weights: .safetensors, or a torch checkpoint (bare, or under 'state_dict').")
+        str,
+        typer.Argument(
+            help="Weights: .safetensors, a torch checkpoint (bare, or under 'state_dict'), a folder that timm wrote, "
+            "or timm/<name>.<tag>."
+        ),
     ],
     model: Model,
     dataset: Dataset,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dfkd_bench.datasets.card import DatasetCard
     from dfkd_bench.plugins import Registry
 
-__all__ = ["TIMM", "build_model", "check_model"]
+__all__ = ["TIMM", "brings_weights", "build_model", "check_model"]
 
 TIMM = "timm/"
 
@@ -31,17 +31,29 @@ def check_model(name: str, registry: Registry) -> None:
         registry.find("model", name)
 
 
-def build_model(name: str, card: DatasetCard, registry: Registry) -> nn.Module:
-    """A network with fresh weights for a dataset's classes and channels.
+def brings_weights(name: str) -> bool:
+    """Whether the name asks for weights learnt elsewhere: timm's with a tag, such as `timm/resnet18.a1_in1k`."""
+    return name.startswith(TIMM) and "." in name
+
+
+def build_model(name: str, card: DatasetCard, registry: Registry, *, start: bool = False) -> nn.Module:
+    """A network for a dataset's classes and channels, with fresh weights.
+
+    Args:
+        name: a registered network, or `timm/<name>`.
+        card: the dataset.
+        registry: where networks come from.
+        start: it is to be trained: a name that brings weights then has them, but for a new classifier.
 
     Raises:
-        DfkdError: the name is unknown, or the network cannot take the dataset's images.
+        DfkdError: the name is unknown, its weights cannot be had, or it cannot take the dataset's images.
     """
     channels = card.image_shape[0]
     if name.startswith(TIMM):
         from dfkd_bench.models import timm_models
 
-        body: nn.Module = timm_models.build(name.removeprefix(TIMM), card.num_classes, channels)
+        pretrained = start and brings_weights(name)
+        body: nn.Module = timm_models.build(name.removeprefix(TIMM), card.num_classes, channels, pretrained)
     else:
         body = registry.load("model", name)(card.num_classes, channels)
     _check_images(name, body, card)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
-from dfkd_bench.errors import DfkdError, nearest, unknown_name
+from dfkd_bench.errors import DfkdError, first_line, nearest, unknown_name
 
-__all__ = ["build", "check"]
+__all__ = ["build", "check", "published"]
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
@@ -26,8 +26,28 @@ def build(name: str, num_classes: int, in_channels: int = 3, pretrained: bool = 
     check(name)
     if pretrained and not timm.is_model_pretrained(name):
         raise DfkdError(f"timm has no weights for '{name}': build it with pretrained=False.")
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
+    except (OSError, ValueError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise DfkdError(
+            f"timm's weights '{name}' cannot be loaded ({first_line(error)}): download them online"
+        ) from error
     return model
+
+
+def published(name: str) -> tuple[dict[str, Tensor], tuple[float, ...], tuple[float, ...]]:
+    """The weights of `name` as timm publishes them, classifier included, with the mean and deviation they go with.
+
+    Raises:
+        DfkdError: as for `build`.
+    """
+    name = name.removeprefix("timm/")
+    check(name)
+    config = timm.get_pretrained_cfg(name)
+    model = build(name, config.num_classes, pretrained=True)
+    return model.state_dict(), tuple(config.mean), tuple(config.std)
 
 
 def check(name: str) -> None:

@@ -1,11 +1,25 @@
 """Networks that timm builds."""
 
+from pathlib import Path
+
+import huggingface_hub
 import pytest
+import timm
 import torch
+from e2e_kit import bench, own_cache, specs
+from safetensors.torch import save_file
 from torch import nn
 
+from dfkd_bench.api import Workbench
+from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.models import timm_models
+from dfkd_bench.grid import Request, plan
+from dfkd_bench.models import build_model, timm_models
+from dfkd_bench.plugins import Registry
+from dfkd_bench.spec import Pair, TeacherRef
+from dfkd_bench.teachers import TeacherStore
+
+__all__ = ["own_cache"]
 
 
 @pytest.mark.parametrize(
@@ -22,8 +36,6 @@ def test_builds(name, has_bn):
 
 
 def test_is_timms_own_network():
-    import timm
-
     built = timm_models.build("test_resnet", 7)
     own = timm.create_model("test_resnet", num_classes=7)
     assert type(built) is type(own)
@@ -50,3 +62,139 @@ def test_unknown_weight_tag_says_the_nearest():
 def test_weights_that_do_not_exist():
     with pytest.raises(DfkdError, match=r"^timm has no weights for 'darknet21': build it with pretrained=False"):
         timm_models.build("darknet21", 10, pretrained=True)
+
+
+# --- timm's weights: never downloaded here, but found where the hub's cache has them ---
+
+TAGGED = "timm/test_resnet.r160_in1k"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The hub's cache with weights for TAGGED in it, and nothing to be downloaded."""
+    snapshot = tmp_path / "models--timm--test_resnet.r160_in1k" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        state = timm.create_model("test_resnet").state_dict()
+    save_file(state, snapshot / "model.safetensors")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("timm.models._hub.HF_HUB_CACHE", str(tmp_path), raising=False)
+    return state
+
+
+def test_a_tag_brings_timms_weights_where_a_network_is_to_be_trained(hub):
+    registry = Registry()
+    card = DIGITS.model_copy(update={"image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3})
+    trained = build_model(TAGGED, card, registry, start=True).state_dict()
+    assert torch.equal(trained["layer1.0.conv1.weight"], hub["layer1.0.conv1.weight"])
+    assert trained["fc.weight"].shape[0] == 10
+    for name, start in ((TAGGED, False), ("timm/test_resnet", True)):
+        fresh = build_model(name, card, registry, start=start).state_dict()
+        assert not torch.equal(fresh["layer1.0.conv1.weight"], hub["layer1.0.conv1.weight"])
+
+
+def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DfkdError, match=r"^timm's weights 'test_resnet.r160_in1k' cannot be loaded \(") as caught:
+        timm_models.build(TAGGED, 10, pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_with_weights_of_its_own_is_no_longer_without_prior(hub, tmp_path):
+    workbench = bench(tmp_path)
+    tagged, fresh = (
+        workbench.run(specs(workbench, "noise", "schedule.epochs=1", pair=f"resnet8:{name}")[0])
+        for name in (TAGGED, "timm/test_resnet")
+    )
+    assert (tagged.status, fresh.status) == ("finished", "finished")
+    assert tagged.priors["student"] == "image"
+    assert "student" not in fresh.priors
+
+
+def test_published_weights_come_with_their_normalisation(hub):
+    state, mean, std = timm_models.published(TAGGED)
+    assert all(torch.equal(state[name], tensor) for name, tensor in hub.items())
+    config = timm.get_pretrained_cfg("test_resnet.r160_in1k")
+    assert (mean, std) == (config.mean, config.std)
+
+
+def test_a_folder_that_timm_wrote_is_a_teacher_with_its_own_normalisation(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    model.pretrained_cfg |= {"mean": (0.25,), "std": (0.125,)}
+    timm.models.save_for_hf(model, tmp_path / "mine")
+    store = bench(tmp_path / "results").store
+    store = TeacherStore(tmp_path / "teachers", store.registry, store.execution)
+    teacher = store.import_file(tmp_path / "mine", "timm/test_resnet", "digits")
+    assert (teacher.card.mean, teacher.card.std, teacher.card.source) == ((0.25,), (0.125,), "folder mine")
+    # Its accuracy is that of images normalised in its own way.
+    folder = next(folder for folder, _ in store.cards())
+    assert store.verify(folder)[1] == teacher.card.accuracy
+
+
+def test_a_teacher_normalises_in_its_own_way_in_a_run_too(tmp_path, monkeypatch):
+    seen = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    model.pretrained_cfg |= {"mean": (0.25,), "std": (0.125,)}
+    timm.models.save_for_hf(model, tmp_path / "mine")
+    workbench = Workbench.make(
+        results=tmp_path / "results", teachers=tmp_path / "teachers", device="cpu", precision="fp32"
+    )
+    monkeypatch.setattr(
+        "dfkd_baselines.noise.Noise.__init__",
+        lambda self, options, context: (
+            seen.append((context.teacher.mean.item(), context.student.mean.item())),
+            super(type(self), self).__init__(options, context),
+        )[1],
+    )
+    (spec,) = workbench.plan(
+        ["noise"],
+        ["timm/test_resnet:resnet8"],
+        overrides=["schedule.epochs=1", "schedule.steps_per_epoch=1", "synthesizer.batch_size=8"],
+        teacher=tmp_path / "mine",
+    )
+    assert workbench.run(spec).status == "finished"
+    assert seen == [(0.25, pytest.approx(DIGITS.mean[0]))]
+
+
+def test_without_batchnorm_the_methods_that_need_it_refuse_and_the_others_run(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        timm.models.save_for_hf(
+            timm.create_model("test_efficientnet_gn", num_classes=10, in_chans=1), tmp_path / "mine"
+        )
+    workbench = Workbench.make(
+        results=tmp_path / "results", teachers=tmp_path / "teachers", device="cpu", precision="fp32"
+    )
+    refused, runs = [], []
+    for method in workbench.registry.provided("method"):
+        request = Request(
+            [method], [Pair.parse("timm/test_efficientnet_gn:resnet8")], "digits", TeacherRef(sha256="a" * 64)
+        )
+        try:
+            plan(request, DIGITS, workbench.registry)
+            runs.append(method)
+        except DfkdError as error:
+            assert "needs BatchNorm layers in the teacher, and timm/test_efficientnet_gn has none" in str(error)
+            refused.append(method)
+    assert refused == ["cmi", "csd", "dda", "dda-released", "deepinversion", "dfq", "fast", "nayer"]
+    assert set(runs) >= {"dafl", "dfad", "zskt", "noise", "one-image", "real-data", "scratch"}
+    small = ["schedule.epochs=1", "schedule.steps_per_epoch=1", "schedule.rounds_per_epoch=1", "schedule.batch_size=8"]
+    for method in ("dafl", "dfad", "zskt"):
+        (spec,) = workbench.plan(
+            [method],
+            ["timm/test_efficientnet_gn:resnet8"],
+            overrides=[*small, "synthesizer.batch_size=8", "synthesizer.width=16"],
+            teacher=tmp_path / "mine",
+        )
+        assert workbench.run(spec).status == "finished"
