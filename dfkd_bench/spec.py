@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dfkd_bench.budgets import Protocol
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
@@ -95,12 +96,18 @@ class RunSpec(BaseModel):
     teacher: TeacherRef
     seed: int = Field(ge=0)
     preset: str
-    protocol: Literal["native"] = "native"
+    protocol: Protocol = "native"
 
     @functools.cached_property
     def hash(self) -> str:
         """The run's identity, 16 hex digits."""
         return content_hash(self)
+
+    def with_seed(self, seed: int) -> RunSpec:
+        """The same run with another seed, which must not be negative."""
+        copy = self.model_copy(update={"seed": seed})
+        copy.__dict__.pop("hash", None)  # pydantic copies what is cached, too
+        return copy
 
     @property
     def title(self) -> str:

@@ -321,17 +321,19 @@ def changed_fields():
         {"teacher": {"sha256": "b" * 64}},
         {"seed": 1},
         {"preset": "paper"},
+        {"protocol": "matched"},
     )
     base = make_spec().schedule.model_dump()
     others = {
         "warmup_rounds": 1,
+        "initial_images": 5,
         "rounds_per_epoch": 2,
         "bank_capacity": 5,
         "lr_schedule": "constant",
         "nesterov": True,
     }
-    for name, value in base.items():
-        yield {"schedule": {**base, name: others[name] if name in others else another(value)}}
+    for name in Schedule.model_fields:
+        yield {"schedule": {**base, name: others[name] if name in others else another(base[name])}}
     recipe = TeacherRecipe().model_dump()
     for name, value in recipe.items():
         yield {"teacher": {"recipe": {**recipe, name: another(value)}}}
@@ -340,5 +342,5 @@ def changed_fields():
 
 def test_every_field_changes_the_hash():
     changed = [make_spec(**changes).hash for changes in changed_fields()]
-    assert len(changed) == 12 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
+    assert len(changed) == 13 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
     assert len({HASH, *changed}) == len(changed) + 1
