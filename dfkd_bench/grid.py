@@ -192,7 +192,7 @@ def _scheduled(
         option = override.option
         if share and override.method is not None and option in SHARED:
             sentence = f"the protocol matched gives every method the same {option}, so it cannot be set for "
-            sentence += f"{method.name} alone: set it for all (--set schedule.{option}=VALUE), or choose native"
+            sentence += f"{method.name} alone: set it for all methods, or choose the protocol native"
             report(OptionError(sentence, "schedule", option))
         elif stream and option == "initial_images" and not share:
             sentence = f"{method.name} makes fresh images for every step and keeps none: it has no initial_images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dfkd_bench.errors import DfkdError
     from dfkd_bench.records import Record, Results
 
 __all__ = ["console", "print_comparison", "print_table", "update_leaderboard"]
@@ -21,13 +23,18 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=160)
 
 
-def update_leaderboard(results: Results) -> pd.DataFrame:
-    """Write `leaderboard.csv` from every record of the folder."""
+def update_leaderboard(results: Results) -> tuple[pd.DataFrame, int]:
+    """Write `leaderboard.csv` from every record of the folder; say which are damaged, and how many they are."""
+    from dfkd_bench.entries import entries
     from dfkd_bench.leaderboard.table import build, write_csv
 
-    table = build(results.records())
-    write_csv(table, results.path / "leaderboard.csv")
-    return table
+    damaged: list[DfkdError] = []
+    table = build(entries(results.path, damaged.append))
+    for error in damaged:
+        print(f"dfkd-bench: left out: {error}", file=sys.stderr)
+    if len(table) or not damaged:
+        write_csv(table, results.path / "leaderboard.csv")
+    return table, len(damaged)
 
 
 def print_comparison(records: Sequence[Record]) -> None:
