@@ -13,7 +13,7 @@ from dfkd_bench.budgets import Protocol
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash"]
+__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash", "settings_hash"]
 
 
 def content_hash(model: BaseModel) -> str:
@@ -113,3 +113,8 @@ class RunSpec(BaseModel):
     def title(self) -> str:
         """What a person calls it."""
         return f"{self.method} {self.pair} {self.dataset} seed {self.seed}"
+
+
+def settings_hash(spec: RunSpec) -> str:
+    """What a spec's runs of different seeds share: 8 hex digits of its hash without the seed."""
+    return content_hash(spec.model_copy(update={"seed": 0}))[:8]

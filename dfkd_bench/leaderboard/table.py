@@ -18,7 +18,7 @@ from dfkd_bench.entries import Entry
 from dfkd_bench.files import replacing
 from dfkd_bench.method import Prior
 from dfkd_bench.records import Record
-from dfkd_bench.spec import RunSpec, content_hash
+from dfkd_bench.spec import RunSpec, settings_hash
 
 __all__ = ["COLUMNS", "build", "settings_hash", "t_interval", "write_csv"]
 
@@ -61,11 +61,6 @@ COLUMNS = (
     "runs",
     "reasons",
 )
-
-
-def settings_hash(spec: RunSpec) -> str:
-    """What a spec's runs of different seeds share: 8 hex digits of its hash without the seed."""
-    return content_hash(spec.model_copy(update={"seed": 0}))[:8]
 
 
 def t_interval(points: list[float], level: float = 0.95) -> float | None:
