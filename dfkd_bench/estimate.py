@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dfkd_bench.entries import Entry
-from dfkd_bench.spec import RunSpec, settings_hash
+from dfkd_bench.spec import RunSpec
 
 __all__ = ["Estimate", "estimate", "in_words"]
 
@@ -48,15 +48,14 @@ def estimate(todo: Sequence[RunSpec], measured: Iterable[Entry], hardware: str, 
     """
     left: dict[str, int] = {}
     for spec in todo:
-        settings = settings_hash(spec)
-        left[settings] = left.get(settings, 0) + 1
+        left[spec.settings] = left.get(spec.settings, 0) + 1
     seconds: dict[str, list[float]] = {}
     for entry in measured:
         same = (entry.environment.hardware, entry.environment.precision) == (hardware, precision)
         if same and entry.status == "finished":
             # The ledger's seconds go on over interruptions; the clock's would count a night in between.
             spent = sum(float(phase.get("seconds", 0)) for phase in entry.cost.values())
-            seconds.setdefault(settings_hash(entry.spec), []).append(spent)
+            seconds.setdefault(entry.spec.settings, []).append(spent)
     known = {settings: count for settings, count in left.items() if settings in seconds}
     total = sum(count * fmean(seconds[settings]) for settings, count in known.items())
     return Estimate(total, sum(known.values()), len(todo))

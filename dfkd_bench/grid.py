@@ -119,7 +119,7 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
                 continue
             for error in unmet(spec, card, registry):
                 report(error)
-            specs += [spec.with_seed(seed) for seed in request.seeds]
+            specs += spec.with_seeds(request.seeds)
     return list({spec.hash: spec for spec in specs}.values())
 
 
@@ -133,7 +133,7 @@ def resolve(method: Method, request: Request, pair: Pair, seed: int, registry: R
     """
     spec = _resolve(method, request, pair, registry, _raise)
     assert spec is not None  # whatever is wrong was raised
-    return spec.with_seed(seed)
+    return spec.with_seeds([seed])[0]
 
 
 def _resolve(method: Method, request: Request, pair: Pair, registry: Registry, report: Report) -> RunSpec | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,13 +14,20 @@ from dfkd_bench.budgets import Protocol
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash", "settings_hash"]
+__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash"]
 
 
 def content_hash(model: BaseModel) -> str:
     """First 16 hex digits of the SHA-256 of the model's canonical JSON."""
-    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return _digest(_canonical(model.model_dump(mode="json")))
+
+
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Pair(BaseModel):
@@ -103,18 +111,26 @@ class RunSpec(BaseModel):
         """The run's identity, 16 hex digits."""
         return content_hash(self)
 
-    def with_seed(self, seed: int) -> RunSpec:
-        """The same run with another seed, which must not be negative."""
-        copy = self.model_copy(update={"seed": seed})
-        copy.__dict__.pop("hash", None)  # pydantic copies what is cached, too
-        return copy
+    @functools.cached_property
+    def settings(self) -> str:
+        """What runs of different seeds share: 8 hex digits of the hash with seed 0."""
+        return self.hash[:8] if self.seed == 0 else self.with_seeds([0])[0].hash[:8]
+
+    def with_seeds(self, seeds: Iterable[int]) -> list[RunSpec]:
+        """The same run with other seeds, none negative. Their hashes are cheap: the seed alone is written anew."""
+        plain = self.model_dump(mode="json")
+        before = _canonical({name: value for name, value in plain.items() if name < "seed"})[:-1]
+        after = _canonical({name: value for name, value in plain.items() if name > "seed"})[1:]
+        settings = _digest(f'{before},"seed":0,{after}')[:8]
+        found = []
+        for seed in seeds:
+            spec = self.model_copy(update={"seed": seed})
+            # What is cached was copied, too: it is the other seed's.
+            spec.__dict__.update(hash=_digest(f'{before},"seed":{seed},{after}'), settings=settings)
+            found.append(spec)
+        return found
 
     @property
     def title(self) -> str:
         """What a person calls it."""
         return f"{self.method} {self.pair} {self.dataset} seed {self.seed}"
-
-
-def settings_hash(spec: RunSpec) -> str:
-    """What a spec's runs of different seeds share: 8 hex digits of its hash without the seed."""
-    return content_hash(spec.model_copy(update={"seed": 0}))[:8]

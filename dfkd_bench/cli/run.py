@@ -76,7 +76,6 @@ def run(
     from dfkd_bench.api import Workbench
     from dfkd_bench.cli import progress
     from dfkd_bench.cli.planning import left, planned
-    from dfkd_bench.cli.tables import print_comparison, update_leaderboard
 
     bench = Workbench.make(
         results=results,
@@ -108,6 +107,8 @@ def run(
         if todo:
             typer.echo(left(bench, todo))
         return
+    from dfkd_bench.cli.tables import print_comparison, update_leaderboard  # not needed before, and takes its time
+
     bench.results.require_writable()
     with progress.shown(bench.registry):
         records = [bench.run(spec, retry=retry) for spec in specs]

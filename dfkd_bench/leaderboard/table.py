@@ -12,15 +12,15 @@ from statistics import fmean, stdev
 from typing import Any, get_args
 
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtrit  # scipy.stats has it too, but takes a second to import
 
 from dfkd_bench.entries import Entry
 from dfkd_bench.files import replacing
 from dfkd_bench.method import Prior
 from dfkd_bench.records import Record
-from dfkd_bench.spec import RunSpec, settings_hash
+from dfkd_bench.spec import RunSpec
 
-__all__ = ["COLUMNS", "build", "settings_hash", "t_interval", "write_csv"]
+__all__ = ["COLUMNS", "build", "t_interval", "write_csv"]
 
 _PRIORS: tuple[Prior, ...] = get_args(Prior)
 _PHASES = ("synthesis", "augmentation", "filtering", "distillation", "evaluation")
@@ -67,7 +67,7 @@ def t_interval(points: list[float], level: float = 0.95) -> float | None:
     """Half the width of Student's t interval of the mean; None for fewer than two points."""
     if len(points) < 2:
         return None
-    quantile = float(student_t.ppf((1 + level) / 2, len(points) - 1))
+    quantile = float(stdtrit(len(points) - 1, (1 + level) / 2))
     return quantile * stdev(points) / math.sqrt(len(points))
 
 
@@ -79,7 +79,7 @@ def build(records: Iterable[Record | Entry]) -> pd.DataFrame:
     """
     groups: dict[tuple[str, str], _Group] = {}
     for record in records:
-        key = (settings_hash(record.spec), record.teacher.sha256)
+        key = (record.spec.settings, record.teacher.sha256)
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(record.spec, key[0], key[1])
