@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Prior
 from dfkd_bench.records import Accuracy, BankReport, Status, TeacherReport
-from dfkd_bench.spec import RunSpec
+from dfkd_bench.spec import RunSpec, SeedFamily
 
-__all__ = ["Entry", "Place", "entries", "read_entry"]
+__all__ = ["Entry", "Place", "Reader", "entries", "read_entry"]
 
 
 class Place(BaseModel):
@@ -26,13 +28,12 @@ class Place(BaseModel):
     precision: str
 
 
-class Entry(BaseModel):
-    """A record without its curve and what else no table shows. The names are the record's."""
+class _Body(BaseModel):
+    """An entry but for the spec."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     run: str
-    spec: RunSpec
     status: Status
     reason: str | None = None
     accuracy: Accuracy | None = None
@@ -43,37 +44,123 @@ class Entry(BaseModel):
     environment: Place
 
 
+class _Whole(_Body):
+    """An entry as it lies in a record that is not laid out as we write it."""
+
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record without its curve and what else no table shows. The names are the record's."""
+
+    run: str
+    spec: RunSpec
+    status: Status
+    reason: str | None
+    accuracy: Accuracy | None
+    priors: dict[str, Prior]
+    teacher: TeacherReport
+    bank: BankReport
+    cost: dict[str, dict[str, Any]]
+    environment: Place
+
+
+class Reader:
+    """Reads entries. It remembers the specs that it met, since most records differ from another in the seed alone."""
+
+    def __init__(self) -> None:
+        self._families: dict[bytes, SeedFamily] = {}
+
+    def read(self, path: Path | str) -> Entry | None:
+        """The entry of a record's file, None if there is no file.
+
+        Raises:
+            DfkdError: it is damaged, or belongs to another spec.
+        """
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DfkdError(f"cannot read {path} ({error.strerror})") from error
+        try:
+            entry = self._parse(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its JSON"
+            raise DfkdError(
+                f"{path} is no valid record ({where}: {first['msg']}): move it away and run again"
+            ) from error
+        if entry.run != entry.spec.hash:
+            raise DfkdError(
+                f"{path} says run {entry.run} but its spec's hash is {entry.spec.hash}: it was changed by hand"
+            )
+        return entry
+
+    def _parse(self, text: bytes) -> Entry:
+        """An entry from a record's text, of which curve and spec are cut out first if it is laid out as we write it.
+
+        A string in JSON holds no line break, so what begins a line with one space is a field of the record itself,
+        and ends at the next bracket that stands so.
+        """
+        start, end = _field(text, b'\n "curve": [\n', b"\n ],\n")
+        if start >= 0:
+            text = text[:start] + text[end - 1 :]
+        start, end = _field(text, b'\n "spec": {\n', b"\n },\n")
+        seed = _SEED.search(text, start, end) if start >= 0 else None
+        if seed is None:
+            whole = _Whole.model_validate_json(text)
+            return _entry(whole, whole.spec)
+        key = text[start : seed.start()] + text[seed.end() : end]
+        if key not in self._families:
+            spec = text[text.index(b"{", start) : end - 2]
+            self._families[key] = SeedFamily(RunSpec.model_validate_json(spec))
+        body = _Body.model_validate_json(text[:start] + text[end - 1 :])
+        return _entry(body, self._families[key].member(int(seed[1])))
+
+
+_SEED = re.compile(rb'\n  "seed": (\d+),')
+
+
+def _field(text: bytes, opening: bytes, closing: bytes) -> tuple[int, int]:
+    """Where a field begins and ends, line break and comma included; (-1, -1) if it is not there."""
+    start = text.find(opening)
+    end = text.find(closing, start) if start >= 0 else -1
+    return (start, end + len(closing)) if end >= 0 else (-1, -1)
+
+
+def _entry(body: _Body, spec: RunSpec) -> Entry:
+    return Entry(
+        body.run,
+        spec,
+        body.status,
+        body.reason,
+        body.accuracy,
+        body.priors,
+        body.teacher,
+        body.bank,
+        body.cost,
+        body.environment,
+    )
+
+
 def read_entry(path: Path | str) -> Entry | None:
     """The entry of a record's file, None if there is no file.
 
     Raises:
         DfkdError: it is damaged, or belongs to another spec.
     """
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
-            text = file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DfkdError(f"cannot read {path} ({error.strerror})") from error
-    try:
-        entry = Entry.model_validate_json(_without_curve(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its JSON"
-        raise DfkdError(f"{path} is no valid record ({where}: {first['msg']}): move it away and run again") from error
-    if entry.run != entry.spec.hash:
-        raise DfkdError(
-            f"{path} says run {entry.run} but its spec's hash is {entry.spec.hash}: it was changed by hand"
-        )
-    return entry
+    return Reader().read(path)
 
 
 def entries(folder: Path, report: Callable[[DfkdError], None]) -> Iterator[Entry]:
     """The entry of every record below a folder, in the order of their paths; `report` is told of damaged ones."""
+    reader = Reader()
     for path in _files(folder):
         try:
-            entry = read_entry(path)
+            entry = reader.read(path)
         except DfkdError as error:
             report(error)
             continue
@@ -86,15 +173,3 @@ def _files(folder: Path) -> Iterator[str]:
         folders.sort()
         if "record.json" in files:
             yield os.path.join(where, "record.json")  # noqa: PTH118
-
-
-def _without_curve(text: bytes) -> bytes:
-    """The text with an empty curve, if it is laid out as we write it: there nothing else stands behind such a line.
-
-    A string in JSON holds no line break, so what begins a line with one space is a field of the record itself.
-    """
-    start = text.find(b'\n "curve": [\n')
-    end = text.find(b"\n ],\n", start)
-    if start < 0 or end < 0:
-        return text
-    return text[:start] + b'\n "curve": [],\n' + text[end + len(b"\n ],\n") :]

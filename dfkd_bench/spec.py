@@ -14,7 +14,7 @@ from dfkd_bench.budgets import Protocol
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash"]
+__all__ = ["Pair", "RunSpec", "SeedFamily", "TeacherRecipe", "TeacherRef", "content_hash"]
 
 
 def content_hash(model: BaseModel) -> str:
@@ -118,19 +118,31 @@ class RunSpec(BaseModel):
 
     def with_seeds(self, seeds: Iterable[int]) -> list[RunSpec]:
         """The same run with other seeds, none negative. Their hashes are cheap: the seed alone is written anew."""
-        plain = self.model_dump(mode="json")
-        before = _canonical({name: value for name, value in plain.items() if name < "seed"})[:-1]
-        after = _canonical({name: value for name, value in plain.items() if name > "seed"})[1:]
-        settings = _digest(f'{before},"seed":0,{after}')[:8]
-        found = []
-        for seed in seeds:
-            spec = self.model_copy(update={"seed": seed})
-            # What is cached was copied, too: it is the other seed's.
-            spec.__dict__.update(hash=_digest(f'{before},"seed":{seed},{after}'), settings=settings)
-            found.append(spec)
-        return found
+        family = SeedFamily(self)
+        return [family.member(seed) for seed in seeds]
 
     @property
     def title(self) -> str:
         """What a person calls it."""
         return f"{self.method} {self.pair} {self.dataset} seed {self.seed}"
+
+
+class SeedFamily:
+    """The specs that differ from one in their seeds alone."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        plain = spec.model_dump(mode="json")
+        self._spec = spec
+        self._before = _canonical({name: value for name, value in plain.items() if name < "seed"})[:-1]
+        self._after = _canonical({name: value for name, value in plain.items() if name > "seed"})[1:]
+        self._settings = self._hash(0)[:8]
+
+    def _hash(self, seed: int) -> str:
+        return _digest(f'{self._before},"seed":{seed},{self._after}')
+
+    def member(self, seed: int) -> RunSpec:
+        """The one with this seed, which must not be negative."""
+        spec = self._spec.model_copy(update={"seed": seed})
+        # What is cached was copied, too: it is the other seed's.
+        spec.__dict__.update(hash=self._hash(seed), settings=self._settings)
+        return spec

@@ -20,6 +20,7 @@ from dfkd_bench.cli.options import (
 
 if TYPE_CHECKING:
     from dfkd_bench.api import Workbench
+    from dfkd_bench.entries import Reader
     from dfkd_bench.gridfile import Planned
     from dfkd_bench.records import Record
     from dfkd_bench.spec import RunSpec
@@ -76,6 +77,7 @@ def run(
     from dfkd_bench.api import Workbench
     from dfkd_bench.cli import progress
     from dfkd_bench.cli.planning import left, planned
+    from dfkd_bench.entries import Reader
 
     bench = Workbench.make(
         results=results,
@@ -101,7 +103,8 @@ def run(
     }
     runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
     specs = [run.spec for run in runs]
-    todo = [spec for spec in specs if _is_to_do(bench, spec, retry)]
+    reader = Reader()
+    todo = [spec for spec in specs if _is_to_do(bench, spec, retry, reader)]
     _announce(bench, runs, todo)
     if dry_run:
         if todo:
@@ -119,10 +122,8 @@ def run(
     _end(records)
 
 
-def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool) -> bool:
-    from dfkd_bench.entries import read_entry
-
-    record = read_entry(bench.results.folder(spec.hash) / "record.json")
+def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> bool:
+    record = reader.read(bench.results.folder(spec.hash) / "record.json")
     return record is None or (retry and record.status != "finished")
 
 

@@ -54,14 +54,18 @@ def print_table(table: pd.DataFrame) -> None:
             shown.add_column(name, no_wrap=True)
         for name in _NUMBERS:
             shown.add_column(name, justify="right")
-        for row in group.to_dict("records"):
+        for row in group.head(_MOST).to_dict("records"):
             shown.add_row(*_cells(row))
         out.print(shown)
+        if len(group) > _MOST:
+            out.print(f"{len(group) - _MOST} more rows are in leaderboard.csv.")
     out.print("Oracle: the best epoch on the test set. Agree: same answer as the teacher. Seconds and FLOPs per run.")
     for note in _notes(table):
         out.print(note, highlight=False)
 
 
+# More rows under one heading are read by no one, and take seconds to lay out.
+_MOST = 200
 _NUMBERS = (
     "Seeds",
     "Accuracy",
