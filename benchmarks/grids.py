@@ -72,7 +72,7 @@ def record_of(spec: RunSpec) -> Record:
         student_parameters=1_000_000,
         test_split="b" * 64,
         bank=BankReport(synthesised=80_000, augmented=80_000, kept=60_000, in_bank=140_000, target_agreement=80.0),
-        cost={name: phase for name in ("synthesis", "augmentation", "filtering", "distillation", "evaluation")},
+        cost=dict.fromkeys(("synthesis", "augmentation", "filtering", "distillation", "evaluation"), phase),
         environment=Environment(
             device="cpu",
             hardware="a processor",

@@ -245,9 +245,7 @@ def validated(model: type[ModelT], values: Mapping[str, Any], owner: str, part: 
     return found
 
 
-def _validated(
-    model: type[ModelT], values: Mapping[str, Any], owner: str, part: str, report: Report
-) -> ModelT | None:
+def _validated(model: type[ModelT], values: Mapping[str, Any], owner: str, part: str, report: Report) -> ModelT | None:
     """The same; None if something was reported."""
     known = model.model_fields
     wrong: list[OptionError] = []

@@ -156,9 +156,7 @@ class _Grid:
                 runs.setdefault(spec.hash, Planned(spec, entry.label))
         return list(runs.values())
 
-    def _requests(
-        self, teacher: Callable[[str, str], TeacherRef]
-    ) -> Iterator[tuple[_Entry, Request, DatasetCard]]:
+    def _requests(self, teacher: Callable[[str, str], TeacherRef]) -> Iterator[tuple[_Entry, Request, DatasetCard]]:
         """One request for each dataset, preset, protocol, method and teacher."""
         for dataset, card in self.cards.items():
             by_teacher: dict[TeacherRef, list[Pair]] = {}
@@ -249,7 +247,9 @@ class _Grid:
             return [0]
         if isinstance(seeds, int):
             if seeds < 1:
-                self.tell(("seeds",), f"seeds = {seeds} asks for no run: give a count of 1 or more, or an array of seeds")
+                self.tell(
+                    ("seeds",), f"seeds = {seeds} asks for no run: give a count of 1 or more, or an array of seeds"
+                )
             return list(range(seeds)) or [0]
         if not seeds:
             self.tell(("seeds",), "seeds is empty: name one at least")
@@ -282,16 +282,16 @@ class _Grid:
         if name is None:
             self.tell(at, 'this method has no name: write name = "...", one of `dfkd-bench methods`')
             return
-        texts = [key for key in ("name", "label", "preset") if key in table]
-        if not all([self._is((*at, key), table[key], str) for key in texts]):
+        sound = [self._is((*at, key), table[key], str) for key in ("name", "label", "preset") if key in table]
+        if not all(sound):  # a list, so that each of them is told
             return
         options: list[Override] = []
         swaps: dict[StageKind, str] = {}
-        sound = True
+        usable = True
         for kind in STAGE_KINDS:
             given = table.get(kind, {})
             if not self._is((*at, kind), given, str, dict):
-                sound = False
+                usable = False
                 continue
             chosen = given if isinstance(given, str) else given.get("name")
             if chosen is not None:
@@ -299,13 +299,13 @@ class _Grid:
                     if self._is((*at, kind, "name"), chosen, str):
                         self.registry.find(kind, chosen)
                         swaps[kind] = chosen
-                sound = sound and kind in swaps and not told.mistake
+                usable = usable and kind in swaps and not told.mistake
             if isinstance(given, dict):
                 options += [Override(kind, o, v, name) for o, v in given.items() if o != "name"]
         options += [Override("schedule", o, v, name) for o, v in self._table((*at, "schedule"), table).items()]
         with _Told(self, (*at, "name")) as told:
             self.registry.load("method", name)
-        if sound and not told.mistake:
+        if usable and not told.mistake:
             yield _Entry(name, table.get("label", name), at, table.get("preset"), swaps, options)
 
     def _teachers(self) -> Iterator[tuple[tuple[str, str], tuple[tomllines.Path, Path]]]:

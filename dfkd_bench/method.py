@@ -69,7 +69,7 @@ class Schedule(BaseModel):
             raise ValueError("with no warm-up and no rounds in the epochs nothing would be synthesised")
         if self.initial_images is not None and self.warmup_rounds:
             raise ValueError("initial_images says how long the warm-up is, so warmup_rounds must be 0 beside it")
-        if None not in (self.initial_images, self.bank_capacity) and self.initial_images > self.bank_capacity:
+        if self.bank_capacity is not None and (self.initial_images or 0) > self.bank_capacity:
             raise ValueError("initial_images must not exceed bank_capacity")
         return self
 

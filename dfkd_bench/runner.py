@@ -172,10 +172,9 @@ class _Run:
                 self._end_epoch(segment.epoch)
 
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
-        round = Round(self.rounds, warmup)
-        self.emit("phase", {"phase": "synthesizer", "round": round.index})
+        self.emit("phase", {"phase": "synthesizer", "round": self.rounds})
         with self.ledger.phase("synthesis") as cost, frozen(self.student):
-            batch = self.stages.synthesizer.synthesize(round)
+            batch = self.stages.synthesizer.synthesize(Round(self.rounds, warmup))
             cost.images += len(batch)
         self._check(batch)
         self.rounds += 1

@@ -47,7 +47,8 @@ def test_a_grid_is_the_product_of_all_that_it_names(registry, tmp_path):
         registry,
         tmp_path,
         'methods = ["noise", "cmi"]\npairs = ["resnet8:resnet8", "resnet8:wrn16_1"]\n'
-        'seeds = 2\npresets = ["quick", "paper"]\nprotocols = ["native", "matched"]\ndatasets = ["digits", "cifar10"]\n',
+        'seeds = 2\npresets = ["quick", "paper"]\nprotocols = ["native", "matched"]\n'
+        'datasets = ["digits", "cifar10"]\n',
     )
     found = {
         (r.spec.method, str(r.spec.pair), r.spec.dataset, r.spec.preset, r.spec.protocol, r.spec.seed) for r in runs
@@ -159,7 +160,7 @@ def test_every_mistake_is_told_with_its_line(registry, tmp_path):
         29: "unknown teacher of the grid's pairs 'resnet9': did you mean resnet8?",
     }
     for line, begin in begins.items():
-        assert [told for at, told in found if at == line][0].startswith(begin), (line, found)
+        assert next(told for at, told in found if at == line).startswith(begin), (line, found)
     assert [told for at, told in found if at == 6] == [
         "a seed must not be negative: -1 is",
         "each of seeds must be a whole number, not 'a'",
@@ -204,7 +205,9 @@ def test_options_are_checked_even_where_dataset_and_pairs_are_wrong(registry, tm
 
 
 def test_a_network_that_does_not_serve_is_told_once_with_the_methods_line(registry, tmp_path):
-    text = 'pairs = ["plain-net:resnet8"]\nmethods = [\n"noise",\n"cmi"]\nprotocols = ["native", "matched"]\nseeds = 3\n'
+    text = (
+        'pairs = ["plain-net:resnet8"]\nmethods = [\n"noise",\n"cmi"]\nprotocols = ["native", "matched"]\nseeds = 3\n'
+    )
     ((line, told),) = mistakes(registry, tmp_path, text)
     assert line == 4
     assert told.startswith("cmi cannot run on plain-net:resnet8: its synthesizer 'cmi' needs BatchNorm layers")

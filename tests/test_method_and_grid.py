@@ -292,6 +292,16 @@ def test_the_hash_of_a_spec_is_what_it_always_was():
     assert make_spec().hash == HASH
 
 
+def test_planned_specs_have_the_hashes_that_they_always_had(registry):
+    specs = plan(request(pairs=(PAIR, "resnet8:wrn16_1"), seeds=(0, 3)), DIGITS, registry)
+    assert [spec.hash for spec in specs] == [
+        "f44fc612cd69e133",
+        "9b16329807a44ada",
+        "3ee12d3ba229641e",
+        "e8d342e8a022e19b",
+    ]
+
+
 def test_the_hash_does_not_depend_on_the_order_of_keys_or_on_defaults_being_spelled_out():
     plain = make_spec().model_dump(mode="json")
     turned = {key: plain[key] for key in reversed(plain)}

@@ -15,8 +15,12 @@ def plan(**fields: Any) -> list[Segment]:
 
 def test_a_warm_up_fills_the_bank_which_is_then_augmented():
     assert plan(warmup_rounds=2, rounds_per_epoch=1) == [
-        Segment("warmup", ),
-        Segment("warmup", ),
+        Segment(
+            "warmup",
+        ),
+        Segment(
+            "warmup",
+        ),
         Segment("augment"),
         Segment("distil", epoch=0, steps=7, ends_epoch=True),
         Segment("distil", epoch=1, steps=7, ends_epoch=True),
@@ -40,7 +44,9 @@ def test_without_a_warm_up_there_is_nothing_to_augment_beforehand():
 
 def test_without_rounds_in_the_epochs_an_epoch_is_one_segment():
     assert plan(warmup_rounds=1, rounds_per_epoch=0) == [
-        Segment("warmup", ),
+        Segment(
+            "warmup",
+        ),
         Segment("augment"),
         Segment("distil", epoch=0, steps=7, ends_epoch=True),
         Segment("distil", epoch=1, steps=7, ends_epoch=True),

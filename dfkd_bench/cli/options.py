@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["DataRoot", "Dataset", "Device", "DeviceChoice", "Precision", "PrecisionChoice", "ProtocolChoice", "ResultsDir", "TeachersDir"]
+__all__ = [
+    "DataRoot",
+    "Dataset",
+    "Device",
+    "DeviceChoice",
+    "Precision",
+    "PrecisionChoice",
+    "ProtocolChoice",
+    "ResultsDir",
+    "TeachersDir",
+]
 
 
 class DeviceChoice(StrEnum):

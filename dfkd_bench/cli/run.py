@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    method: Annotated[
-        list[str] | None, typer.Option(help="A method of `dfkd-bench methods`. May be repeated.")
-    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A method of `dfkd-bench methods`. May be repeated.")] = None,
     pair: Annotated[
         list[str] | None, typer.Option(help="TEACHER:STUDENT, of `dfkd-bench models`. May be repeated.")
     ] = None,
@@ -41,7 +39,8 @@ def run(
         str | None, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH; by default digits.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quick (digits on a CPU, minutes; the default) or paper (the published schedule).")
+        str | None,
+        typer.Option(help="quick (digits on a CPU, minutes; the default) or paper (the published schedule)."),
     ] = None,
     protocol: Annotated[
         ProtocolChoice | None,
