@@ -1,4 +1,7 @@
-"""What a table needs of a record: read without its curve, which is most of it. Imports no torch."""
+"""What a table needs of a record: read without its curve, which is most of it. Imports no torch.
+
+A curve that is damaged in its midst is not noticed here; `Results.read`, which a run asks, reads the whole.
+"""
 
 from __future__ import annotations
 
@@ -79,14 +82,14 @@ class Reader:
             DfkdError: it is damaged, or belongs to another spec.
         """
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 - a hundred thousand of them
-                text = file.read()
+            try:
+                entry = self._parse(_ends(path))
+            except ValidationError:
+                entry = self._parse(Path(path).read_bytes())  # laid out in another way, or damaged
         except FileNotFoundError:
             return None
         except OSError as error:
             raise DfkdError(f"cannot read {path} ({error.strerror})") from error
-        try:
-            entry = self._parse(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "its JSON"
@@ -105,7 +108,7 @@ class Reader:
         A string in JSON holds no line break, so what begins a line with one space is a field of the record itself,
         and ends at the next bracket that stands so.
         """
-        start, end = _field(text, b'\n "curve": [\n', b"\n ],\n")
+        start, end = _field(text, *_CURVE)
         if start >= 0:
             text = text[:start] + text[end - 1 :]
         start, end = _field(text, b'\n "spec": {\n', b"\n },\n")
@@ -121,6 +124,8 @@ class Reader:
         return _entry(body, self._families[key].member(int(seed[1])))
 
 
+_CURVE = (b'\n "curve": [\n', b"\n ],\n")
+_PIECE = 8192
 _SEED = re.compile(rb'\n  "seed": (\d+),')
 
 
@@ -129,6 +134,21 @@ def _field(text: bytes, opening: bytes, closing: bytes) -> tuple[int, int]:
     start = text.find(opening)
     end = text.find(closing, start) if start >= 0 else -1
     return (start, end + len(closing)) if end >= 0 else (-1, -1)
+
+
+def _ends(path: Path | str) -> bytes:
+    """A record's text; of a long one what stands before and after its curve, if it is laid out as we write it."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a hundred thousand of them
+        size = os.fstat(file.fileno()).st_size
+        if size > 3 * _PIECE:
+            head = file.read(_PIECE)
+            file.seek(size - _PIECE)
+            tail = file.read()
+            start, end = head.find(_CURVE[0]), tail.find(_CURVE[1])
+            if start >= 0 and end >= 0:
+                return head[:start] + tail[end + len(_CURVE[1]) - 1 :]
+            file.seek(0)
+        return file.read()
 
 
 def _entry(body: _Body, spec: RunSpec) -> Entry:

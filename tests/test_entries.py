@@ -21,7 +21,7 @@ def point(epoch):
 
 def some_records():
     """Seeds, settings, a failure, long and empty curves, words that look like fields."""
-    long = tuple(point(epoch) for epoch in range(1, 30))
+    long = tuple(point(epoch) for epoch in range(1, 300))
     odd = make_spec(method='x\n "curve": [\n', teacher={"recipe": {"seed": 5}})
     yield from (make_record(make_spec(seed=seed), 10.0 + seed, curve=long) for seed in (0, 3, 12))
     yield make_record(make_spec(seed=4), None, reason='no\n "spec": {\n\n "curve": [\n')
@@ -104,6 +104,17 @@ def test_a_damaged_record_is_told_and_the_others_are_shown(tmp_path):
     whole = cli("leaderboard", "--results", tmp_path)
     assert (whole.code, whole.err) == (0, "")
     assert whole.out == done.out
+
+
+def test_a_long_record_that_was_cut_anywhere_is_damaged(tmp_path):
+    long = tuple(point(epoch) for epoch in range(1, 300))
+    path = Results(tmp_path).write(make_record(curve=long))
+    whole = path.read_bytes()
+    assert len(whole) > 50_000
+    for at in (100, 5_000, 30_000, 49_000, len(whole) - 700, len(whole) - 10):
+        path.write_bytes(whole[:at])
+        with pytest.raises(DfkdError, match=r"is no valid record"):
+            read_entry(path)
 
 
 def test_only_damaged_records_leave_the_old_table_alone(tmp_path):
