@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dfkd_bench.budgets import Protocol
 from dfkd_bench.environment import DeviceName, Execution, PrecisionName, execution
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import cache_folder
 from dfkd_bench.grid import Override, Request, plan
+from dfkd_bench.gridfile import Planned, plan_file
 from dfkd_bench.plugins import Registry, StageKind, default_registry
 from dfkd_bench.records import Record, Results
 from dfkd_bench.runner import run_spec
@@ -66,6 +68,7 @@ class Workbench:
         *,
         dataset: str = "digits",
         preset: str = "quick",
+        protocol: Protocol = "native",
         seeds: Sequence[int] = (0,),
         swaps: Mapping[StageKind, str] | None = None,
         overrides: Sequence[str | Override] = (),
@@ -87,6 +90,7 @@ class Workbench:
             dataset=card.name,
             teacher=TeacherRef(recipe=default_recipe(card.name)),
             preset=preset,
+            protocol=protocol,
             seeds=seeds,
             swaps=swaps or {},
             overrides=[Override.parse(o) if isinstance(o, str) else o for o in overrides],
@@ -105,6 +109,22 @@ class Workbench:
         given = TeacherRef(sha256=weights)
         return plan(Request(**{**vars(request), "teacher": given}), card, self.registry)
 
+    def plan_grid(self, file: Path | str, *, keep_teacher: bool = True) -> list[Planned]:
+        """Every run of a grid file, which is checked as a whole first. Teachers' files are treated as in `plan`.
+
+        Raises:
+            DfkdError: what is wrong, a sentence for each mistake.
+        """
+
+        def teacher(dataset: str, network: str, weights: Path | None) -> TeacherRef:
+            if weights is None:
+                return TeacherRef(recipe=default_recipe(dataset))
+            if keep_teacher:
+                return TeacherRef(sha256=self.store.import_file(weights, network, dataset).card.sha256)
+            return TeacherRef(sha256=self.store.check_file(weights, network, dataset))
+
+        return plan_file(Path(file), self.registry, self.card, teacher)
+
     def run(self, spec: RunSpec, **options: Any) -> Record:
         """The record of a spec, run now unless it is there; see `runner.run_spec`."""
         return run_spec(spec, self.results, self.store, **options)
@@ -116,6 +136,7 @@ def run(
     *,
     dataset: str = "digits",
     preset: str = "quick",
+    protocol: Protocol = "native",
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     swaps: Mapping[StageKind, str] | None = None,
@@ -129,6 +150,7 @@ def run(
         pair: `TEACHER:STUDENT`.
         dataset: a dataset's name or `folder:PATH`.
         preset: `quick` or `paper`.
+        protocol: `native` for the method's own schedule, `matched` for the budget that all methods share.
         seed: root seed of all random streams.
         options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10}`.
         swaps: other stages, such as `{"augmenter": "classic"}`.
@@ -145,6 +167,7 @@ def run(
         [pair],
         dataset=dataset,
         preset=preset,
+        protocol=protocol,
         seeds=[seed],
         swaps=swaps,
         overrides=overrides,

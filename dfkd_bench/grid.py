@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from dfkd_bench.budgets import PROTOCOLS, SHARED, Protocol, matched
 from dfkd_bench.errors import DfkdError, nearest, unknown_name
 from dfkd_bench.method import Method, Schedule, StageChoice
-from dfkd_bench.models import build_model, check_model
+from dfkd_bench.models import check_model
+from dfkd_bench.needs import unmet
 from dfkd_bench.plugins import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 
 if TYPE_CHECKING:
     from dfkd_bench.datasets.card import DatasetCard
 
-__all__ = ["Override", "Request", "plan", "resolve", "validated"]
+__all__ = ["OptionError", "Override", "Report", "Request", "plan", "resolve", "validated"]
+
+Report = Callable[[DfkdError], None]
+"""Told of each mistake. The usual one raises it, which ends the planning; one that returns learns of the others too."""
+
+
+class OptionError(DfkdError):
+    """What was asked of one option, or of a whole part, cannot be.
+
+    Args:
+        sentence: what is wrong.
+        part: a stage's kind, `schedule` or `recipe`.
+        option: its option; None if it is about several.
+    """
+
+    def __init__(self, sentence: str, part: str, option: str | None = None) -> None:
+        super().__init__(sentence)
+        self.part, self.option = part, option
+
+
+def _raise(error: DfkdError) -> None:
+    raise error
 
 
 @dataclass(frozen=True)
@@ -62,10 +84,17 @@ class Request:
     seeds: Sequence[int] = (0,)
     swaps: Mapping[StageKind, str] = field(default_factory=dict)
     overrides: Sequence[Override] = ()
+    protocol: Protocol = "native"
 
 
-def plan(request: Request, card: DatasetCard, registry: Registry) -> list[RunSpec]:
+def plan(request: Request, card: DatasetCard, registry: Registry, report: Report = _raise) -> list[RunSpec]:
     """Every run of a request, each checked before any is started.
+
+    Args:
+        request: what is asked for.
+        card: the dataset's.
+        registry: who provides methods, stages and networks.
+        report: told of what a method's settings or needs refuse; by default the first of it is raised.
 
     Raises:
         DfkdError: a name is unknown, an option is refused, or a method cannot use a network.
@@ -79,26 +108,39 @@ def plan(request: Request, card: DatasetCard, registry: Registry) -> list[RunSpe
     for pair in request.pairs:
         check_model(pair.teacher, registry)
         check_model(pair.student, registry)
-    specs = [
-        resolve(method, request, pair, seed, registry)
-        for method in methods
-        for pair in request.pairs
-        for seed in request.seeds
-    ]
-    check = functools.cache(lambda name: frozenset(_offers(name, card, registry)))
-    for spec in specs:
-        _check_requirements(spec, check, registry)
+    if request.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", request.protocol, PROTOCOLS)
+    specs = []
+    for method in methods:
+        for pair in request.pairs:
+            # Settings do not depend on the seed, and most of a large grid is seeds.
+            spec = _resolve(method, request, pair, registry, report)
+            if spec is None:
+                continue
+            for error in unmet(spec, card, registry):
+                report(error)
+            specs += spec.with_seeds(request.seeds)
     return list({spec.hash: spec for spec in specs}.values())
 
 
 def resolve(method: Method, request: Request, pair: Pair, seed: int, registry: Registry) -> RunSpec:
-    """One run: the recipe, the presets that match laid over it, then swaps, then overrides; all options spelled out.
+    """One run: the recipe, the presets that match laid over it, then swaps, the protocol's budget, then overrides.
+
+    All options are spelled out.
 
     Raises:
         DfkdError: the preset, a stage or an option is unknown, or a value is refused.
     """
+    spec = _resolve(method, request, pair, registry, _raise)
+    assert spec is not None  # whatever is wrong was raised
+    return spec.with_seeds([seed])[0]
+
+
+def _resolve(method: Method, request: Request, pair: Pair, registry: Registry, report: Report) -> RunSpec | None:
+    """The run with seed 0; None if something was reported."""
     if request.preset not in method.preset_names():
-        raise unknown_name(f"preset of {method.name}", request.preset, method.preset_names())
+        report(unknown_name(f"preset of {method.name}", request.preset, method.preset_names()))
+        return None
     choices: dict[str, StageChoice] = {kind: getattr(method, kind) for kind in STAGE_KINDS}
     schedule = dict(method.schedule)
     for preset in method.presets:
@@ -111,19 +153,60 @@ def resolve(method: Method, request: Request, pair: Pair, seed: int, registry: R
         if choices[swapped].name != name:
             choices[swapped] = StageChoice(name=name)
     mine = [o for o in request.overrides if o.method in (None, method.name)]
-    for override in mine:
-        if override.part == "schedule":
-            schedule[override.option] = override.value
+    stream = registry.load("synthesizer", choices["synthesizer"].name).stream
+    try:
+        schedule = _scheduled(schedule, method, request, mine, stream, report)
+    except DfkdError as error:
+        report(error)
+        return None
+    parts = {kind: _spell_out(kind, choices[kind], mine, registry, report) for kind in STAGE_KINDS}
+    settled = _validated(Schedule, schedule, f"schedule of {method.name}", "schedule", report)
+    if settled is None or None in parts.values():
+        return None
     return RunSpec(
         method=method.name,
-        **{kind: _spell_out(kind, choices[kind], mine, registry) for kind in STAGE_KINDS},
-        schedule=validated(Schedule, schedule, f"schedule of {method.name}", "schedule"),
+        **parts,
+        schedule=settled,
         dataset=request.dataset,
         pair=pair,
         teacher=request.teacher,
-        seed=seed,
+        seed=0,
         preset=request.preset,
+        protocol=request.protocol,
     )
+
+
+def _scheduled(
+    schedule: dict[str, Any],
+    method: Method,
+    request: Request,
+    overrides: Sequence[Override],
+    stream: bool,
+    report: Report,
+) -> dict[str, Any]:
+    """A method's schedule with the protocol's budget and then the overrides laid over it."""
+    share = request.protocol == "matched"
+    if share:
+        schedule = matched(schedule, request.preset, stream=stream)
+    for override in (o for o in overrides if o.part == "schedule"):
+        option = override.option
+        if share and override.method is not None and option in SHARED:
+            sentence = f"the protocol matched gives every method the same {option}, so it cannot be set for "
+            sentence += f"{method.name} alone: set it for all methods, or choose the protocol native"
+            report(OptionError(sentence, "schedule", option))
+        elif stream and option == "initial_images" and not share:
+            sentence = f"{method.name} makes fresh images for every step and keeps none: it has no initial_images"
+            report(OptionError(sentence, "schedule", option))
+        elif not (stream and option == "initial_images"):
+            schedule[option] = override.value
+    named = {o.option for o in overrides if o.part == "schedule"}
+    if schedule.get("initial_images") is not None and "warmup_rounds" not in named:
+        schedule["warmup_rounds"] = 0
+    steps = str(schedule.get("steps_per_epoch"))
+    if share and "rounds_per_epoch" not in named and steps.isdecimal():
+        # A generator that has its round at every step has it so in the shared budget, too.
+        schedule["rounds_per_epoch"] = min(schedule.get("rounds_per_epoch", 1), max(int(steps), 1))
+    return schedule
 
 
 def _lay_over(base: StageChoice, over: StageChoice | None) -> StageChoice:
@@ -132,12 +215,14 @@ def _lay_over(base: StageChoice, over: StageChoice | None) -> StageChoice:
     return StageChoice(name=base.name, options={**base.options, **over.options})
 
 
-def _spell_out(kind: StageKind, choice: StageChoice, overrides: Sequence[Override], registry: Registry) -> StageChoice:
+def _spell_out(
+    kind: StageKind, choice: StageChoice, overrides: Sequence[Override], registry: Registry, report: Report
+) -> StageChoice | None:
     stage = registry.load(kind, choice.name)
     options: dict[str, Any] = dict(choice.options)
     options.update({o.option: o.value for o in overrides if o.part == kind})
-    found = validated(stage.Options, options, f"{kind} '{choice.name}'", kind)
-    return StageChoice(name=choice.name, options=found.model_dump(mode="json"))
+    found = _validated(stage.Options, options, f"{kind} '{choice.name}'", kind, report)
+    return None if found is None else StageChoice(name=choice.name, options=found.model_dump(mode="json"))
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -155,27 +240,43 @@ def validated(model: type[ModelT], values: Mapping[str, Any], owner: str, part: 
     Raises:
         DfkdError: a name is unknown, a value is refused or not finite, or a required one is missing.
     """
+    found = _validated(model, values, owner, part, _raise)
+    assert found is not None  # whatever is wrong was raised
+    return found
+
+
+def _validated(model: type[ModelT], values: Mapping[str, Any], owner: str, part: str, report: Report) -> ModelT | None:
+    """The same; None if something was reported."""
     known = model.model_fields
+    wrong: list[OptionError] = []
     for name in values:
         if name not in known:
             near = nearest(name, known) or sorted(known)
             hint = ", ".join(near) if near else "it has none"
-            raise DfkdError(
-                f"the {owner} has no option '{name}': {'did you mean ' if near else ''}{hint}{'?' if near else ''}"
-            )
+            hint = f"did you mean {hint}?" if near else hint
+            wrong.append(OptionError(f"the {owner} has no option '{name}': {hint}", part, name))
+    found = None
     try:
-        found = model.model_validate({name: _read(value, known[name].annotation) for name, value in values.items()})
+        read = {name: _read(value, known[name].annotation) for name, value in values.items() if name in known}
+        found = model.model_validate(read)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise DfkdError(f"the {owner} leaves '{where}' open: give it with --set {part}.{where}=VALUE") from error
-        what = f"{where}={first['input']}" if where else str(dict(values))
-        raise DfkdError(f"the {owner} refuses {what}: {first['msg']}") from error
-    for name, value in found:
+        wrong += [_refusal(refused, values, owner, part) for refused in error.errors()]
+    for name, value in found or ():
         if isinstance(value, float) and not math.isfinite(value):
-            raise DfkdError(f"the {owner} refuses {name}={value}: it is not finite")
-    return found
+            wrong.append(OptionError(f"the {owner} refuses {name}={value}: it is not finite", part, name))
+    for one in wrong:
+        report(one)
+    return None if wrong else found
+
+
+def _refusal(refused: Any, values: Mapping[str, Any], owner: str, part: str) -> OptionError:
+    """What pydantic refused, as a sentence."""
+    where = ".".join(str(step) for step in refused["loc"])
+    option = str(refused["loc"][0]) if refused["loc"] else None
+    if refused["type"] == "missing":
+        return OptionError(f"the {owner} leaves '{where}' open: give it with --set {part}.{where}=VALUE", part, option)
+    what = f"{where}={refused['input']}" if where else str(dict(values))
+    return OptionError(f"the {owner} refuses {what}: {refused['msg']}", part, option)
 
 
 def _read(value: Any, annotation: Any) -> Any:
@@ -190,42 +291,3 @@ def _read(value: Any, annotation: Any) -> Any:
         except ValueError:
             return value  # pydantic says what it wanted
     return value
-
-
-def _offers(name: str, card: DatasetCard, registry: Registry) -> set[str]:
-    from torch import nn
-
-    body = build_model(name, card, registry)
-    offered = set()
-    if any(isinstance(module, nn.BatchNorm2d) for module in body.modules()):
-        offered.add("batchnorm")
-    if isinstance(getattr(body, "stages", None), tuple):
-        offered.add("stages")
-    return offered
-
-
-def _check_requirements(spec: RunSpec, offers: Any, registry: Registry) -> None:
-    sentences = {
-        "batchnorm": ("BatchNorm layers in the teacher", [spec.pair.teacher]),
-        "stages": ("networks that name their stages", [spec.pair.teacher, spec.pair.student]),
-        "teacher-stages": ("a teacher that names its stages", [spec.pair.teacher]),
-    }
-    untold = not registry.load("synthesizer", spec.synthesizer.name).gives_targets
-    for kind in STAGE_KINDS:
-        choice = getattr(spec, kind)
-        stage = registry.load(kind, choice.name)
-        for need in sorted(stage.requires_with(stage.Options.model_validate(choice.options))):
-            if need == "targets":
-                if untold:
-                    raise DfkdError(
-                        f"{spec.method} cannot run: its {kind} '{choice.name}' needs images that name their classes, "
-                        f"and the synthesizer '{spec.synthesizer.name}' makes none; choose another of the two"
-                    )
-                continue
-            what, networks = sentences[need]
-            lacking = next((name for name in networks if need.removeprefix("teacher-") not in offers(name)), None)
-            if lacking is not None:
-                raise DfkdError(
-                    f"{spec.method} cannot run on {spec.pair}: its {kind} '{choice.name}' needs {what}, and {lacking} "
-                    "has none; choose another network, or a method that does without"
-                )

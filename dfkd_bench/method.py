@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
@@ -32,6 +40,11 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmup_rounds: int = Field(0, ge=0, description="rounds that fill the bank before the student's first step")
+    initial_images: int | None = Field(
+        None,
+        ge=1,
+        description="the warm-up ends when the bank has so many, whatever its rounds; none: after warmup_rounds",
+    )
     epochs: int = Field(
         ge=1, description="distillation epochs; the learning rate moves and the test is read once in each"
     )
@@ -52,9 +65,21 @@ class Schedule(BaseModel):
     def _consistent(self) -> Schedule:
         if self.rounds_per_epoch > self.steps_per_epoch:
             raise ValueError("rounds_per_epoch must not exceed steps_per_epoch")
-        if self.rounds_per_epoch == 0 and self.warmup_rounds == 0:
+        if self.rounds_per_epoch == 0 and self.warmup_rounds == 0 and self.initial_images is None:
             raise ValueError("with no warm-up and no rounds in the epochs nothing would be synthesised")
+        if self.initial_images is not None and self.warmup_rounds:
+            raise ValueError("initial_images says how long the warm-up is, so warmup_rounds must be 0 beside it")
+        if self.bank_capacity is not None and (self.initial_images or 0) > self.bank_capacity:
+            raise ValueError("initial_images must not exceed bank_capacity")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The field came later than the first records: where it says nothing, their hashes stay what they were.
+        plain: dict[str, Any] = dump(self)
+        if plain.get("initial_images") is None:
+            plain.pop("initial_images", None)
+        return plain
 
 
 class Preset(BaseModel):

@@ -113,7 +113,7 @@ class _Run:
         self.streams = {kind: stream(spec.seed, kind, self.device) for kind in (*STAGE_KINDS, "order")}
         self.bank = ImageBank(self.card.image_shape, self.device, self.streams["order"], spec.schedule.bank_capacity)
         self.report, self.curve, self.gallery = BankReport(), list[CurvePoint](), Gallery()
-        self.done, self.augmenter_ready, self.loss_sums = 0, False, dict[str, Tensor]()
+        self.done, self.rounds, self.augmenter_ready, self.loss_sums = 0, 0, False, dict[str, Tensor]()
         self.stages = StageSet(spec, registry, self.card)
         self.images = self.stages.open_door(registry, execution)
 
@@ -140,7 +140,7 @@ class _Run:
                 plan = segments(self.spec.schedule)
                 while self.done < len(plan):
                     self._do(plan[self.done])
-                    self.done += 1
+                    self.done += len(self.bank) >= (plan[self.done].images or 0)
                     checkpoint.save_if_due(self)
                 self._measure_bank()
             if weights_hash(self.teacher.body.state_dict()) != teacher_before:
@@ -159,12 +159,12 @@ class _Run:
 
     def _do(self, segment: Segment) -> None:
         if segment.kind == "warmup":
-            self._keep(self._synthesize(Round(segment.round, warmup=True)))
+            self._keep(self._synthesize(warmup=True), segment.images)
         elif segment.kind == "augment":
             self._augment_bank()
         else:
             if self.spec.schedule.rounds_per_epoch:
-                batch = self._synthesize(Round(segment.round, warmup=False))
+                batch = self._synthesize(warmup=False)
                 self._keep(batch)
                 if not self.stages.synthesizer.stream:
                     self._augment(batch)
@@ -172,12 +172,13 @@ class _Run:
             if segment.ends_epoch:
                 self._end_epoch(segment.epoch)
 
-    def _synthesize(self, round: Round) -> SyntheticBatch:
-        self.emit("phase", {"phase": "synthesizer", "round": round.index})
+    def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
+        self.emit("phase", {"phase": "synthesizer", "round": self.rounds})
         with self.ledger.phase("synthesis") as cost, frozen(self.student):
-            batch = self.stages.synthesizer.synthesize(round)
+            batch = self.stages.synthesizer.synthesize(Round(self.rounds, warmup))
             cost.images += len(batch)
         self._check(batch)
+        self.rounds += 1
         self.report = self.report.model_copy(update={"synthesised": self.report.synthesised + len(batch)})
         return batch
 
@@ -186,7 +187,11 @@ class _Run:
             raise DivergedError(f"images are not finite after {self.report.synthesised} were synthesised")
         batch.check(self.card.image_shape, self.card.num_classes, sourced=sourced)
 
-    def _keep(self, batch: SyntheticBatch) -> None:
+    def _keep(self, batch: SyntheticBatch, wanted: int | None = None) -> None:
+        if wanted is not None:
+            if not len(batch):
+                raise ValueError(f"the warm-up needs {wanted} images, and a round of it made none")
+            batch = batch.select(slice(wanted - len(self.bank)))
         self.gallery.saw(batch)
         if not self.stages.synthesizer.stream:
             self.bank.add(batch)
@@ -329,6 +334,7 @@ class _Run:
         """Everything that the run is, at the end of a segment."""
         return {
             "done": self.done,
+            "rounds": self.rounds,
             "augmenter_ready": self.augmenter_ready,
             "loss_sums": self.loss_sums,
             "student": self.student.state_dict(),
@@ -345,7 +351,8 @@ class _Run:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self.done, self.augmenter_ready, self.loss_sums = state["done"], state["augmenter_ready"], state["loss_sums"]
+        self.done, self.rounds, self.loss_sums = state["done"], state["rounds"], state["loss_sums"]
+        self.augmenter_ready = state["augmenter_ready"]
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stages.load_state_dict(state["stages"])

@@ -17,14 +17,14 @@ class Segment:
     Attributes:
         kind: `warmup` (one round that fills the bank), `augment` (of all that the warm-up left) or `distil` (a part of
             an epoch: a round, if the schedule has any in its epochs, and its student steps).
-        round: counts all rounds of the run from 0.
+        images: a warm-up segment is done again until the bank has so many; None: once.
         epoch: counts from 0.
         steps: student steps.
         ends_epoch: the learning rate moves and the test is read after it.
     """
 
     kind: Literal["warmup", "augment", "distil"]
-    round: int = 0
+    images: int | None = None
     epoch: int = 0
     steps: int = 0
     ends_epoch: bool = False
@@ -32,14 +32,16 @@ class Segment:
 
 def segments(schedule: Schedule) -> list[Segment]:
     """A whole run, in order."""
-    plan = [Segment("warmup", round=index) for index in range(schedule.warmup_rounds)]
+    if schedule.initial_images is None:
+        plan = [Segment("warmup")] * schedule.warmup_rounds
+    else:
+        plan = [Segment("warmup", images=schedule.initial_images)]
     if plan:
         plan.append(Segment("augment"))
     parts = max(schedule.rounds_per_epoch, 1)
     share, rest = divmod(schedule.steps_per_epoch, parts)
     for epoch in range(schedule.epochs):
         for part in range(parts):
-            index = schedule.warmup_rounds + epoch * schedule.rounds_per_epoch + part
             last = part == parts - 1
-            plan.append(Segment("distil", index, epoch, share + (rest if last else 0), last))
+            plan.append(Segment("distil", epoch=epoch, steps=share + (rest if last else 0), ends_epoch=last))
     return plan

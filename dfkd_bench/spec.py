@@ -5,20 +5,29 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dfkd_bench.budgets import Protocol
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["Pair", "RunSpec", "TeacherRecipe", "TeacherRef", "content_hash"]
+__all__ = ["Pair", "RunSpec", "SeedFamily", "TeacherRecipe", "TeacherRef", "content_hash"]
 
 
 def content_hash(model: BaseModel) -> str:
     """First 16 hex digits of the SHA-256 of the model's canonical JSON."""
-    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return _digest(_canonical(model.model_dump(mode="json")))
+
+
+def _canonical(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Pair(BaseModel):
@@ -95,14 +104,45 @@ class RunSpec(BaseModel):
     teacher: TeacherRef
     seed: int = Field(ge=0)
     preset: str
-    protocol: Literal["native"] = "native"
+    protocol: Protocol = "native"
 
     @functools.cached_property
     def hash(self) -> str:
         """The run's identity, 16 hex digits."""
         return content_hash(self)
 
+    @functools.cached_property
+    def settings(self) -> str:
+        """What runs of different seeds share: 8 hex digits of the hash with seed 0."""
+        return self.hash[:8] if self.seed == 0 else self.with_seeds([0])[0].hash[:8]
+
+    def with_seeds(self, seeds: Iterable[int]) -> list[RunSpec]:
+        """The same run with other seeds, none negative. Their hashes are cheap: the seed alone is written anew."""
+        family = SeedFamily(self)
+        return [family.member(seed) for seed in seeds]
+
     @property
     def title(self) -> str:
         """What a person calls it."""
         return f"{self.method} {self.pair} {self.dataset} seed {self.seed}"
+
+
+class SeedFamily:
+    """The specs that differ from one in their seeds alone."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        plain = spec.model_dump(mode="json")
+        self._spec = spec
+        self._before = _canonical({name: value for name, value in plain.items() if name < "seed"})[:-1]
+        self._after = _canonical({name: value for name, value in plain.items() if name > "seed"})[1:]
+        self._settings = self._hash(0)[:8]
+
+    def _hash(self, seed: int) -> str:
+        return _digest(f'{self._before},"seed":{seed},{self._after}')
+
+    def member(self, seed: int) -> RunSpec:
+        """The one with this seed, which must not be negative."""
+        spec = self._spec.model_copy(update={"seed": seed})
+        # What is cached was copied, too: it is the other seed's.
+        spec.__dict__.update(hash=self._hash(seed), settings=self._settings)
+        return spec

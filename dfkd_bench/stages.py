@@ -21,6 +21,7 @@ from dfkd_bench.datasets.card import DatasetCard
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.ledger import CostLedger
 from dfkd_bench.method import Prior
+from dfkd_bench.needs import NEEDS
 from dfkd_bench.network import Network, Precision, autocast
 from dfkd_bench.seeds import global_stream
 
@@ -216,7 +217,6 @@ BASES: dict[str, type[Stage[Any]]] = {
     "distiller": Distiller,
 }
 _PRIORS = get_args(Prior)
-_REQUIREMENTS = {"batchnorm", "stages", "teacher-stages", "targets"}
 
 
 def check_class(stage: type[Any]) -> None:
@@ -233,6 +233,6 @@ def check_class(stage: type[Any]) -> None:
         raise DfkdError(f"{stage.__name__}.Options says nothing of {', '.join(silent)}: give each a description")
     if stage.prior not in _PRIORS:
         raise DfkdError(f"{stage.__name__}.prior is {stage.prior!r}, not one of {', '.join(_PRIORS)}")
-    unknown = set(stage.requires) - _REQUIREMENTS
+    unknown = set(stage.requires) - set(NEEDS)
     if unknown:
-        raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(_REQUIREMENTS)}")
+        raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(NEEDS)}")

@@ -9,7 +9,7 @@ import pytest
 from e2e_kit import make_record, make_spec, program
 
 from dfkd_bench.cli.tables import print_table
-from dfkd_bench.leaderboard.table import COLUMNS, build, settings_hash, t_interval, write_csv
+from dfkd_bench.leaderboard.table import COLUMNS, build, t_interval, write_csv
 
 
 def seeds(*accuracies: float | None, sha256: str = "a" * 64, **changes):
@@ -37,7 +37,7 @@ def test_seeds_of_one_setting_are_one_row_with_mean_interval_and_every_point():
     assert json.loads(row["accuracy_points"]) == [1.0, 2.0, 3.0]
     assert row["oracle_best"] == 3.0
     assert row["runs"].split() == [record.run for record in seeds(1.0, 2.0, 3.0)]
-    assert row["settings"] == settings_hash(make_spec(seed=2))
+    assert row["settings"] == make_spec(seed=2).settings
 
 
 def test_points_stand_in_the_order_of_their_seeds():
@@ -132,6 +132,28 @@ def test_rows_are_sorted_by_dataset_preset_and_pair_then_best_first_and_failures
         *seeds(99.0, method="paper", preset="paper"),
     ]
     assert list(build(records)["method"]) == ["first", "paper", "best", "middle", "worst", "lost", "other-pair"]
+
+
+def test_native_and_matched_share_neither_a_row_nor_a_heading():
+    records = [*seeds(10.0, 30.0), *seeds(20.0, 40.0, protocol="matched")]
+    table = build(records)
+    assert table[["protocol", "accuracy"]].values.tolist() == [["matched", 30.0], ["native", 20.0]]
+    assert table["settings"].nunique() == 2
+    shown = screen(table)
+    assert [line.strip() for line in shown.splitlines() if "budgets" in line] == [
+        f"digits, preset quick, {protocol} budgets: test accuracy in percent after the last epoch"
+        for protocol in ("matched", "native")
+    ]
+    matched, native = shown.split("native budgets")
+    assert ("30.00" in matched, "20.00" in matched) == (True, False)
+    assert ("30.00" in native, "20.00" in native) == (False, True)
+
+
+def test_a_long_table_is_cut_on_the_screen_alone():
+    table = build([make_record(make_spec(method=f"m{n}"), 50.0) for n in range(203)])
+    assert len(table) == 203
+    assert "3 more rows are in leaderboard.csv." in screen(table)
+    assert "more rows" not in screen(table.head(200))
 
 
 def test_the_csv_has_the_promised_columns_and_the_same_rows(tmp_path):

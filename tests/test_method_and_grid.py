@@ -292,6 +292,16 @@ def test_the_hash_of_a_spec_is_what_it_always_was():
     assert make_spec().hash == HASH
 
 
+def test_planned_specs_have_the_hashes_that_they_always_had(registry):
+    specs = plan(request(pairs=(PAIR, "resnet8:wrn16_1"), seeds=(0, 3)), DIGITS, registry)
+    assert [spec.hash for spec in specs] == [
+        "f44fc612cd69e133",
+        "9b16329807a44ada",
+        "3ee12d3ba229641e",
+        "e8d342e8a022e19b",
+    ]
+
+
 def test_the_hash_does_not_depend_on_the_order_of_keys_or_on_defaults_being_spelled_out():
     plain = make_spec().model_dump(mode="json")
     turned = {key: plain[key] for key in reversed(plain)}
@@ -321,17 +331,19 @@ def changed_fields():
         {"teacher": {"sha256": "b" * 64}},
         {"seed": 1},
         {"preset": "paper"},
+        {"protocol": "matched"},
     )
     base = make_spec().schedule.model_dump()
     others = {
         "warmup_rounds": 1,
+        "initial_images": 5,
         "rounds_per_epoch": 2,
         "bank_capacity": 5,
         "lr_schedule": "constant",
         "nesterov": True,
     }
-    for name, value in base.items():
-        yield {"schedule": {**base, name: others[name] if name in others else another(value)}}
+    for name in Schedule.model_fields:
+        yield {"schedule": {**base, name: others[name] if name in others else another(base[name])}}
     recipe = TeacherRecipe().model_dump()
     for name, value in recipe.items():
         yield {"teacher": {"recipe": {**recipe, name: another(value)}}}
@@ -340,5 +352,5 @@ def changed_fields():
 
 def test_every_field_changes_the_hash():
     changed = [make_spec(**changes).hash for changes in changed_fields()]
-    assert len(changed) == 12 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
+    assert len(changed) == 13 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
     assert len({HASH, *changed}) == len(changed) + 1

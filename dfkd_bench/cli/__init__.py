@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dfkd_bench.cli import check, leaderboard, listings, run, show, teacher
+from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, teacher
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -27,14 +27,16 @@ app.command("datasets")(listings.datasets)
 app.command("check")(check.check)
 app.command("show")(show.show)
 app.add_typer(teacher.app, name="teacher")
+app.add_typer(grid.app, name="grid")
 
 
 def main() -> None:
-    """The program. A user's mistake is one sentence and exit status 2."""
+    """The program. A user's mistake is one sentence, or several in a grid file, and exit status 2."""
     try:
         app()
     except DfkdError as error:
-        print(f"dfkd-bench: {error}", file=sys.stderr)
+        for sentence in str(error).splitlines():
+            print(f"dfkd-bench: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("dfkd-bench: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

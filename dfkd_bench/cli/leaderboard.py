@@ -17,10 +17,13 @@ def leaderboard(results: ResultsDir = Path("results")) -> None:
 
     if not results.is_dir():
         raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
-    table = update_leaderboard(Results(results))
-    if table.empty:
+    table, damaged = update_leaderboard(Results(results))
+    if table.empty and not damaged:
         raise DfkdError(
             f"there are no records in {results}: run something first, or name another folder with --results"
         )
-    print_table(table)
-    typer.echo(f"{len(table)} rows in {results / 'leaderboard.csv'}")
+    if not table.empty:
+        print_table(table)
+        typer.echo(f"{len(table)} rows in {results / 'leaderboard.csv'}")
+    if damaged:
+        raise typer.Exit(1)

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["DataRoot", "Dataset", "Device", "DeviceChoice", "Precision", "PrecisionChoice", "ResultsDir", "TeachersDir"]
+__all__ = [
+    "DataRoot",
+    "Dataset",
+    "Device",
+    "DeviceChoice",
+    "Precision",
+    "PrecisionChoice",
+    "ProtocolChoice",
+    "ResultsDir",
+    "TeachersDir",
+]
 
 
 class DeviceChoice(StrEnum):
@@ -25,6 +35,13 @@ class PrecisionChoice(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+
+
+class ProtocolChoice(StrEnum):
+    """Whose budget."""
+
+    native = "native"
+    matched = "matched"
 
 
 Dataset = Annotated[str, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH.")]

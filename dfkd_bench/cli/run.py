@@ -1,4 +1,4 @@
-"""`dfkd-bench run`: methods x pairs x seeds, then one comparison table."""
+"""`dfkd-bench run`: methods x pairs x seeds, or a grid file, then one comparison table."""
 
 from __future__ import annotations
 
@@ -9,29 +9,45 @@ import typer
 
 from dfkd_bench.cli.options import (
     DataRoot,
-    Dataset,
     Device,
     DeviceChoice,
     Precision,
     PrecisionChoice,
+    ProtocolChoice,
     ResultsDir,
     TeachersDir,
 )
 
 if TYPE_CHECKING:
     from dfkd_bench.api import Workbench
+    from dfkd_bench.entries import Reader
+    from dfkd_bench.gridfile import Planned
     from dfkd_bench.records import Record
     from dfkd_bench.spec import RunSpec
 
 
 def run(
-    method: Annotated[list[str], typer.Option(help="A method of `dfkd-bench methods`. May be repeated.")],
-    pair: Annotated[list[str], typer.Option(help="TEACHER:STUDENT, of `dfkd-bench models`. May be repeated.")],
-    dataset: Dataset = "digits",
+    method: Annotated[list[str] | None, typer.Option(help="A method of `dfkd-bench methods`. May be repeated.")] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="TEACHER:STUDENT, of `dfkd-bench models`. May be repeated.")
+    ] = None,
+    grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that says what is run.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="HASH", help="Of these runs the one with this hash. May be repeated.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH; by default digits.")
+    ] = None,
     preset: Annotated[
-        str, typer.Option(help="quick (digits on a CPU, minutes) or paper (the published schedule).")
-    ] = "quick",
+        str | None,
+        typer.Option(help="quick (digits on a CPU, minutes; the default) or paper (the published schedule)."),
+    ] = None,
+    protocol: Annotated[
+        ProtocolChoice | None,
+        typer.Option(help="native (each method's own schedule; the default) or matched (one budget for all)."),
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Root seed, by default 0. May be repeated.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="The seeds 0 to N-1.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +75,8 @@ def run(
     """
     from dfkd_bench.api import Workbench
     from dfkd_bench.cli import progress
-    from dfkd_bench.cli.tables import print_comparison, update_leaderboard
+    from dfkd_bench.cli.planning import left, planned
+    from dfkd_bench.entries import Reader
 
     bench = Workbench.make(
         results=results,
@@ -68,22 +85,32 @@ def run(
         device=device.value,
         precision=precision.value,
     )
-    swaps = {"synthesizer": synthesizer, "augmenter": augmenter, "filter": filter_, "distiller": distiller}
-    specs = bench.plan(
-        method,
-        pair,
-        dataset=dataset,
-        preset=preset,
-        seeds=seed or [0],
-        swaps={kind: name for kind, name in swaps.items() if name is not None},  # type: ignore[misc]
-        overrides=set_ or [],
-        teacher=teacher,
-        keep_teacher=not dry_run,
-    )
-    todo = [spec for spec in specs if _is_to_do(bench, spec, retry)]
-    _announce(bench, specs, todo, dataset, preset)
+    asked = {
+        "method": method,
+        "pair": pair,
+        "dataset": dataset,
+        "preset": preset,
+        "protocol": None if protocol is None else protocol.value,
+        "seed": seed,
+        "seeds": seeds,
+        "set": set_,
+        "synthesizer": synthesizer,
+        "augmenter": augmenter,
+        "filter": filter_,
+        "distiller": distiller,
+        "teacher": teacher,
+    }
+    runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
+    specs = [run.spec for run in runs]
+    reader = Reader()
+    todo = [spec for spec in specs if _is_to_do(bench, spec, retry, reader)]
+    _announce(bench, runs, todo)
     if dry_run:
+        if todo:
+            typer.echo(left(bench, todo))
         return
+    from dfkd_bench.cli.tables import print_comparison, update_leaderboard  # not needed before, and takes its time
+
     bench.results.require_writable()
     with progress.shown(bench.registry):
         records = [bench.run(spec, retry=retry) for spec in specs]
@@ -94,22 +121,30 @@ def run(
     _end(records)
 
 
-def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool) -> bool:
-    record = bench.results.read(spec.hash)
+def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> bool:
+    record = reader.read(bench.results.folder(spec.hash) / "record.json")
     return record is None or (retry and record.status != "finished")
 
 
-def _announce(bench: Workbench, specs: list[RunSpec], todo: list[RunSpec], dataset: str, preset: str) -> None:
+def _announce(bench: Workbench, runs: list[Planned], todo: list[RunSpec]) -> None:
     from dfkd_bench.environment import describe
 
     where = describe(bench.execution, bench.registry)
     device = f"{where.device} ({where.hardware}), {where.precision}"
-    typer.echo(f"{len(specs)} runs, {len(todo)} to do; {dataset}, preset {preset}; {device}")
-    for spec in specs:
-        state = "to do" if spec in todo else "done"
+    datasets, presets = ({getattr(run.spec, name) for run in runs} for name in ("dataset", "preset"))
+    what = f"{', '.join(sorted(datasets))}, preset {', '.join(sorted(presets))}"
+    typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {device}")
+    hashes = {spec.hash for spec in todo}
+    lines = []
+    for run in runs:
+        spec = run.spec
         stages = " -> ".join((spec.synthesizer.name, spec.augmenter.name, spec.filter.name, spec.distiller.name))
-        typer.echo(f"  {spec.hash}  {state:5}  {spec.title}: {stages}")
-    for network, spec in {spec.pair.teacher: spec for spec in todo}.items():
+        more = [f"preset {spec.preset}"] * (len(presets) > 1) + [spec.protocol] * (spec.protocol != "native")
+        more += [f"'{run.label}'"] * (run.label != spec.method)
+        state = "to do" if spec.hash in hashes else "done"
+        lines.append(f"  {spec.hash}  {state:5}  {', '.join([spec.title, *more])}: {stages}")
+    typer.echo("\n".join(lines))
+    for (network, dataset), spec in {(spec.pair.teacher, spec.dataset): spec for spec in todo}.items():
         recipe = spec.teacher.recipe
         if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
             note = (
@@ -118,7 +153,7 @@ def _announce(bench: Workbench, specs: list[RunSpec], todo: list[RunSpec], datas
                 else " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)"
             )
             typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
-    if dataset == "digits":
+    if datasets == {"digits"}:
         typer.echo(
             "digits are small, for a first look; for CIFAR-10 on the published schedule add "
             "--dataset cifar10 --preset paper (a GPU, hours)"

@@ -47,9 +47,7 @@ def show(
                 stage.Options,
                 {p: _options(specs[p], kind) for p in shared},
             )
-    _print_options(
-        out, "schedule", "schedule", Schedule, {name: spec.schedule.model_dump() for name, spec in specs.items()}
-    )
+    _print_options(out, "schedule", "schedule", Schedule, {name: dict(spec.schedule) for name, spec in specs.items()})
 
 
 def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dfkd_bench.errors import DfkdError
     from dfkd_bench.records import Record, Results
 
 __all__ = ["console", "print_comparison", "print_table", "update_leaderboard"]
@@ -21,13 +24,23 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=160)
 
 
-def update_leaderboard(results: Results) -> pd.DataFrame:
-    """Write `leaderboard.csv` from every record of the folder."""
+def update_leaderboard(results: Results) -> tuple[pd.DataFrame, int]:
+    """Write `leaderboard.csv` from every record of the folder; say which are damaged, and how many they are."""
+    from dfkd_bench.entries import entries
     from dfkd_bench.leaderboard.table import build, write_csv
 
-    table = build(results.records())
-    write_csv(table, results.path / "leaderboard.csv")
-    return table
+    damaged: list[DfkdError] = []
+    # Nothing here refers to itself, and looking through a hundred thousand records for what does takes seconds.
+    gc.disable()
+    try:
+        table = build(entries(results.path, damaged.append))
+    finally:
+        gc.enable()
+    for error in damaged:
+        print(f"dfkd-bench: left out: {error}", file=sys.stderr)
+    if len(table) or not damaged:
+        write_csv(table, results.path / "leaderboard.csv")
+    return table, len(damaged)
 
 
 def print_comparison(records: Sequence[Record]) -> None:
@@ -47,14 +60,18 @@ def print_table(table: pd.DataFrame) -> None:
             shown.add_column(name, no_wrap=True)
         for name in _NUMBERS:
             shown.add_column(name, justify="right")
-        for row in group.to_dict("records"):
+        for row in group.head(_MOST).to_dict("records"):
             shown.add_row(*_cells(row))
         out.print(shown)
+        if len(group) > _MOST:
+            out.print(f"{len(group) - _MOST} more rows are in leaderboard.csv.")
     out.print("Oracle: the best epoch on the test set. Agree: same answer as the teacher. Seconds and FLOPs per run.")
     for note in _notes(table):
         out.print(note, highlight=False)
 
 
+# More rows under one heading are read by no one, and take seconds to lay out.
+_MOST = 200
 _NUMBERS = (
     "Seeds",
     "Accuracy",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, get_args
 
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtrit  # scipy.stats has it too, but takes a second to import
 
+from dfkd_bench.entries import Entry
 from dfkd_bench.files import replacing
 from dfkd_bench.method import Prior
 from dfkd_bench.records import Record
-from dfkd_bench.spec import RunSpec, content_hash
+from dfkd_bench.spec import RunSpec
 
-__all__ = ["COLUMNS", "build", "settings_hash", "t_interval", "write_csv"]
+__all__ = ["COLUMNS", "build", "t_interval", "write_csv"]
 
 _PRIORS: tuple[Prior, ...] = get_args(Prior)
 _PHASES = ("synthesis", "augmentation", "filtering", "distillation", "evaluation")
@@ -60,29 +63,28 @@ COLUMNS = (
 )
 
 
-def settings_hash(spec: RunSpec) -> str:
-    """What a spec's runs of different seeds share: 8 hex digits of its hash without the seed."""
-    return content_hash(spec.model_copy(update={"seed": 0}))[:8]
-
-
 def t_interval(points: list[float], level: float = 0.95) -> float | None:
     """Half the width of Student's t interval of the mean; None for fewer than two points."""
     if len(points) < 2:
         return None
-    quantile = float(student_t.ppf((1 + level) / 2, len(points) - 1))
+    quantile = float(stdtrit(len(points) - 1, (1 + level) / 2))
     return quantile * stdev(points) / math.sqrt(len(points))
 
 
-def build(records: Iterable[Record]) -> pd.DataFrame:
+def build(records: Iterable[Record | Entry]) -> pd.DataFrame:
     """One row per method as it was set, dataset, pair and teacher; failures keep their row and are counted.
 
-    Sorted by dataset, preset, pair and then by accuracy, best first; what has none comes last.
+    Sorted by dataset, preset, protocol, pair and then by accuracy, best first; what has none comes last. Of each
+    record only a few numbers are kept, so there may be very many.
     """
-    groups: dict[tuple[str, str], dict[str, Record]] = {}
+    groups: dict[tuple[str, str], _Group] = {}
     for record in records:
-        key = (settings_hash(record.spec), record.teacher.sha256)
-        groups.setdefault(key, {})[record.run] = record
-    table = pd.DataFrame([_row(list(group.values())) for group in groups.values()], columns=list(COLUMNS))
+        key = (record.spec.settings, record.teacher.sha256)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(record.spec, key[0], key[1])
+        group.points[record.run] = _point(record)
+    table = pd.DataFrame([_row(group) for group in groups.values()], columns=list(COLUMNS))
     order = ["dataset", "preset", "protocol", "teacher", "student", "accuracy", "method", "settings"]
     ascending = [column != "accuracy" for column in order]
     return table.sort_values(order, ascending=ascending, na_position="last", ignore_index=True)
@@ -95,12 +97,73 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(temporary, index=False)
 
 
-def _row(records: list[Record]) -> dict[str, Any]:
-    records.sort(key=lambda record: record.spec.seed)
-    first, done = records[0], [record for record in records if record.accuracy is not None]
-    spec = first.spec
-    points = [record.accuracy.last for record in done if record.accuracy is not None]
-    augmented = sum(record.bank.augmented for record in done)
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """What a row wants to know of one run."""
+
+    run: str
+    seed: int
+    status: str
+    reason: str | None
+    last: float | None
+    oracle: float | None
+    agreement: float | None
+    prior: Prior
+    teacher_accuracy: float
+    synthesised: int
+    augmented: int
+    kept: int
+    in_bank: int
+    target_agreement: float | None
+    seconds: tuple[float, ...]
+    tflops: float
+    peak_memory: int | None
+    hardware: str
+    precision: str
+
+
+@dataclass
+class _Group:
+    """The runs of one row, by hash."""
+
+    spec: RunSpec
+    settings: str
+    teacher: str
+    points: dict[str, _Point] = field(default_factory=dict)
+
+
+def _point(record: Record | Entry) -> _Point:
+    accuracy, bank, cost = record.accuracy, record.bank, record.cost
+    return _Point(
+        run=record.run,
+        seed=record.spec.seed,
+        status=record.status,
+        reason=record.reason,
+        last=None if accuracy is None else accuracy.last,
+        oracle=None if accuracy is None else accuracy.oracle_best,
+        agreement=None if accuracy is None else accuracy.agreement,
+        prior=max(record.priors.values(), key=_PRIORS.index),
+        teacher_accuracy=record.teacher.accuracy,
+        synthesised=bank.synthesised,
+        augmented=bank.augmented,
+        kept=bank.kept,
+        in_bank=bank.in_bank,
+        target_agreement=bank.target_agreement,
+        seconds=tuple(float(cost.get(phase, {}).get("seconds", 0)) for phase in _PHASES),
+        tflops=sum(phase["flops"] for phase in cost.values()) / 1e12,
+        peak_memory=max((phase["peak_memory"] for phase in cost.values()), default=None),
+        hardware=sys.intern(record.environment.hardware),
+        precision=sys.intern(record.environment.precision),
+    )
+
+
+def _row(group: _Group) -> dict[str, Any]:
+    points = sorted(group.points.values(), key=lambda point: point.seed)
+    first, spec = points[0], group.spec
+    done = [point for point in points if point.last is not None]
+    accuracies = [point.last for point in done if point.last is not None]
+    augmented = sum(point.augmented for point in done)
+    peaks = [point.peak_memory / 2**30 for point in done if point.peak_memory is not None]
     return {
         "dataset": spec.dataset,
         "teacher": spec.pair.teacher,
@@ -112,34 +175,30 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "augmenter": spec.augmenter.name,
         "filter": spec.filter.name,
         "distiller": spec.distiller.name,
-        "prior": max(first.priors.values(), key=_PRIORS.index),
+        "prior": first.prior,
         "seeds": len(done),
-        "failed": len(records) - len(done),
-        "accuracy": _mean(points),
-        "accuracy_ci95": t_interval(points),
-        "accuracy_points": json.dumps(points),
-        "oracle_best": _mean([record.accuracy.oracle_best for record in done if record.accuracy is not None]),
-        "agreement": _mean([record.accuracy.agreement for record in done if record.accuracy is not None]),
-        "teacher_accuracy": first.teacher.accuracy,
-        "synthesised": _mean([record.bank.synthesised for record in done]),
-        "kept_percent": 100 * sum(record.bank.kept for record in done) / augmented if augmented else None,
-        "bank": _mean([record.bank.in_bank for record in done]),
-        "target_agreement": _mean([r.bank.target_agreement for r in done if r.bank.target_agreement is not None]),
+        "failed": len(points) - len(done),
+        "accuracy": _mean(accuracies),
+        "accuracy_ci95": t_interval(accuracies),
+        "accuracy_points": json.dumps(accuracies),
+        "oracle_best": _mean([point.oracle for point in done if point.oracle is not None]),
+        "agreement": _mean([point.agreement for point in done if point.agreement is not None]),
+        "teacher_accuracy": first.teacher_accuracy,
+        "synthesised": _mean([point.synthesised for point in done]),
+        "kept_percent": 100 * sum(point.kept for point in done) / augmented if augmented else None,
+        "bank": _mean([point.in_bank for point in done]),
+        "target_agreement": _mean([p.target_agreement for p in done if p.target_agreement is not None]),
         "distillation_samples": spec.schedule.epochs * spec.schedule.steps_per_epoch * spec.schedule.batch_size,
-        **{f"seconds_{phase}": _mean([_cost(record, phase, "seconds") for record in done]) for phase in _PHASES},
-        "tflops": _mean([sum(phase["flops"] for phase in record.cost.values()) / 1e12 for record in done]),
-        "peak_memory_gib": max((phase["peak_memory"] / 2**30 for r in done for phase in r.cost.values()), default=None),
-        "hardware": _all_of(record.environment.hardware for record in records),
-        "precision": _all_of(record.environment.precision for record in records),
-        "teacher_sha256": first.teacher.sha256,
-        "settings": settings_hash(spec),
-        "runs": " ".join(record.run for record in records),
-        "reasons": "; ".join(f"seed {r.spec.seed}: {r.status}: {r.reason}" for r in records if r.accuracy is None),
+        **{f"seconds_{phase}": _mean([p.seconds[at] for p in done]) for at, phase in enumerate(_PHASES)},
+        "tflops": _mean([point.tflops for point in done]),
+        "peak_memory_gib": max(peaks, default=None),
+        "hardware": _all_of(point.hardware for point in points),
+        "precision": _all_of(point.precision for point in points),
+        "teacher_sha256": group.teacher,
+        "settings": group.settings,
+        "runs": " ".join(point.run for point in points),
+        "reasons": "; ".join(f"seed {p.seed}: {p.status}: {p.reason}" for p in points if p.last is None),
     }
-
-
-def _cost(record: Record, phase: str, what: str) -> float:
-    return float(record.cost.get(phase, {}).get(what, 0))
 
 
 def _mean(values: list[float] | list[int]) -> float | None:

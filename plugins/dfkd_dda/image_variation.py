@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionImageVariationPipeline
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,6 +83,8 @@ class ImageVariation(Augmenter[ImageVariationOptions]):
 
 
 def _load(options: ImageVariationOptions, context: StageContext) -> Any:
+    from diffusers import StableDiffusionImageVariationPipeline  # takes seconds; whoever only plans needs none of it
+
     local = Path(options.model).expanduser()
     half = torch.float16 if context.device.type == "cuda" else torch.float32
     try:

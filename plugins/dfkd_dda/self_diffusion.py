@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,6 +42,8 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
 
     def __init__(self, options: SelfDiffusionOptions, context: StageContext) -> None:
         super().__init__(options, context)
+        from diffusers import DDIMScheduler, UNet2DModel  # takes seconds, and whoever only plans needs none of it
+
         channels, height, width = context.card.image_shape
         levels = len(options.channels)
         with context.seeded():

@@ -1,0 +1,48 @@
+"""`dfkd-bench grid emit`: a grid file as one command per run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfkd_bench.cli.options import DataRoot, Device, DeviceChoice, Precision, PrecisionChoice, ResultsDir, TeachersDir
+
+app = typer.Typer(help="Grid files: many runs in one TOML file.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `emit` a command of its own beside those to come."""
+
+
+@app.command()
+def emit(
+    file: Annotated[Path, typer.Argument(help="The grid file (TOML).")],
+    results: ResultsDir = Path("results"),
+    data_root: DataRoot = None,
+    teachers: TeachersDir = None,
+    device: Device = DeviceChoice.auto,
+    precision: Precision = PrecisionChoice.auto,
+) -> None:
+    """Print one shell command for each run that has no record yet, for a Slurm array or GNU parallel.
+
+    Device and precision are settled where the command runs, so they are written out only if they are given here.
+    """
+    from dfkd_bench.api import Workbench
+    from dfkd_bench.entries import read_entry
+
+    # Here nothing is computed, and the machine that does it may have what this one lacks.
+    bench = Workbench.make(results=results, teachers=teachers, data_root=data_root, device="cpu", precision="fp32")
+    places = [("--results", results), ("--data-root", data_root), ("--teachers", teachers)]
+    where = [part for name, path in places if path is not None for part in (name, str(path.absolute()))]
+    if device is not DeviceChoice.auto:
+        where += ["--device", device.value]
+    if precision is not PrecisionChoice.auto:
+        where += ["--precision", precision.value]
+    for run in bench.plan_grid(file, keep_teacher=False):
+        if read_entry(bench.results.folder(run.spec.hash) / "record.json") is None:
+            command = ["dfkd-bench", "run", "--grid", str(file.absolute()), "--only", run.spec.hash, *where]
+            typer.echo(shlex.join(command))

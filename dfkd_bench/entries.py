@@ -1,0 +1,195 @@
+"""What a table needs of a record: read without its curve, which is most of it. Imports no torch.
+
+A curve that is damaged in its midst is not noticed here; `Results.read`, which a run asks, reads the whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.method import Prior
+from dfkd_bench.records import Accuracy, BankReport, Status, TeacherReport
+from dfkd_bench.spec import RunSpec, SeedFamily
+
+__all__ = ["Entry", "Place", "Reader", "entries", "read_entry"]
+
+
+class Place(BaseModel):
+    """Where a run ran."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    hardware: str
+    precision: str
+
+
+class _Body(BaseModel):
+    """An entry but for the spec."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: str
+    status: Status
+    reason: str | None = None
+    accuracy: Accuracy | None = None
+    priors: dict[str, Prior]
+    teacher: TeacherReport
+    bank: BankReport
+    cost: dict[str, dict[str, Any]]
+    environment: Place
+
+
+class _Whole(_Body):
+    """An entry as it lies in a record that is not laid out as we write it."""
+
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record without its curve and what else no table shows. The names are the record's."""
+
+    run: str
+    spec: RunSpec
+    status: Status
+    reason: str | None
+    accuracy: Accuracy | None
+    priors: dict[str, Prior]
+    teacher: TeacherReport
+    bank: BankReport
+    cost: dict[str, dict[str, Any]]
+    environment: Place
+
+
+class Reader:
+    """Reads entries. It remembers the specs that it met, since most records differ from another in the seed alone."""
+
+    def __init__(self) -> None:
+        self._families: dict[bytes, SeedFamily] = {}
+
+    def read(self, path: Path | str) -> Entry | None:
+        """The entry of a record's file, None if there is no file.
+
+        Raises:
+            DfkdError: it is damaged, or belongs to another spec.
+        """
+        try:
+            try:
+                entry = self._parse(_ends(path))
+            except ValidationError:
+                entry = self._parse(Path(path).read_bytes())  # laid out in another way, or damaged
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DfkdError(f"cannot read {path} ({error.strerror})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its JSON"
+            raise DfkdError(
+                f"{path} is no valid record ({where}: {first['msg']}): move it away and run again"
+            ) from error
+        if entry.run != entry.spec.hash:
+            raise DfkdError(
+                f"{path} says run {entry.run} but its spec's hash is {entry.spec.hash}: it was changed by hand"
+            )
+        return entry
+
+    def _parse(self, text: bytes) -> Entry:
+        """An entry from a record's text, of which curve and spec are cut out first if it is laid out as we write it.
+
+        A string in JSON holds no line break, so what begins a line with one space is a field of the record itself,
+        and ends at the next bracket that stands so.
+        """
+        start, end = _field(text, *_CURVE)
+        if start >= 0:
+            text = text[:start] + text[end - 1 :]
+        start, end = _field(text, b'\n "spec": {\n', b"\n },\n")
+        seed = _SEED.search(text, start, end) if start >= 0 else None
+        if seed is None:
+            whole = _Whole.model_validate_json(text)
+            return _entry(whole, whole.spec)
+        key = text[start : seed.start()] + text[seed.end() : end]
+        if key not in self._families:
+            spec = text[text.index(b"{", start) : end - 2]
+            self._families[key] = SeedFamily(RunSpec.model_validate_json(spec))
+        body = _Body.model_validate_json(text[:start] + text[end - 1 :])
+        return _entry(body, self._families[key].member(int(seed[1])))
+
+
+_CURVE = (b'\n "curve": [\n', b"\n ],\n")
+_PIECE = 8192
+_SEED = re.compile(rb'\n  "seed": (\d+),')
+
+
+def _field(text: bytes, opening: bytes, closing: bytes) -> tuple[int, int]:
+    """Where a field begins and ends, line break and comma included; (-1, -1) if it is not there."""
+    start = text.find(opening)
+    end = text.find(closing, start) if start >= 0 else -1
+    return (start, end + len(closing)) if end >= 0 else (-1, -1)
+
+
+def _ends(path: Path | str) -> bytes:
+    """A record's text; of a long one what stands before and after its curve, if it is laid out as we write it."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a hundred thousand of them
+        size = os.fstat(file.fileno()).st_size
+        if size > 3 * _PIECE:
+            head = file.read(_PIECE)
+            file.seek(size - _PIECE)
+            tail = file.read()
+            start, end = head.find(_CURVE[0]), tail.find(_CURVE[1])
+            if start >= 0 and end >= 0:
+                return head[:start] + tail[end + len(_CURVE[1]) - 1 :]
+            file.seek(0)
+        return file.read()
+
+
+def _entry(body: _Body, spec: RunSpec) -> Entry:
+    return Entry(
+        body.run,
+        spec,
+        body.status,
+        body.reason,
+        body.accuracy,
+        body.priors,
+        body.teacher,
+        body.bank,
+        body.cost,
+        body.environment,
+    )
+
+
+def read_entry(path: Path | str) -> Entry | None:
+    """The entry of a record's file, None if there is no file.
+
+    Raises:
+        DfkdError: it is damaged, or belongs to another spec.
+    """
+    return Reader().read(path)
+
+
+def entries(folder: Path, report: Callable[[DfkdError], None]) -> Iterator[Entry]:
+    """The entry of every record below a folder, in the order of their paths; `report` is told of damaged ones."""
+    reader = Reader()
+    for path in _files(folder):
+        try:
+            entry = reader.read(path)
+        except DfkdError as error:
+            report(error)
+            continue
+        if entry is not None:
+            yield entry
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for where, folders, files in os.walk(folder):
+        folders.sort()
+        if "record.json" in files:
+            yield os.path.join(where, "record.json")  # noqa: PTH118
