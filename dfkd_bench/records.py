@@ -17,7 +17,7 @@ from dfkd_bench.spec import RunSpec
 
 __all__ = ["Accuracy", "BankReport", "CurvePoint", "Environment", "Record", "Results", "Status", "TeacherReport"]
 
-Status = Literal["finished", "diverged", "failed"]
+Status = Literal["finished", "diverged", "failed", "out-of-memory", "killed"]
 
 
 class _Part(BaseModel):
@@ -90,9 +90,9 @@ class Record(_Part):
     accuracy: Accuracy | None = None
     curve: tuple[CurvePoint, ...] = ()
     priors: dict[str, Prior] = Field(description="knowledge beyond the teacher, by stage")
-    teacher: TeacherReport
-    student_parameters: int
-    test_split: str = Field(description="hash of the test images and labels")
+    teacher: TeacherReport | None = Field(None, description="none if the run ended before it had one")
+    student_parameters: int | None = None
+    test_split: str | None = Field(None, description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory"
@@ -101,6 +101,11 @@ class Record(_Part):
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
+
+    @property
+    def last_good_epoch(self) -> int:
+        """The last epoch whose end the run reached, counted from 1; 0 if it reached none."""
+        return self.curve[-1].epoch if self.curve else 0
 
     def without_times(self) -> dict[str, Any]:
         """The record as plain data without clock readings and memory: the same for the same spec on one machine."""
