@@ -13,6 +13,7 @@ import torch
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
 from dfkd_bench.plugins import Registry
+from dfkd_bench.sources import source_hashes
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["Checkpoint", "Resumable"]
@@ -38,14 +39,19 @@ class Checkpoint:
     Args:
         path: the file.
         spec: whose run it is.
-        registry: for the versions of the plugins, which must be the same on the way back.
+        registry: for the versions and the source of the plugins, which must be the same on the way back.
         seconds: least time between two checkpoints.
     """
 
     def __init__(self, path: Path, spec: RunSpec, registry: Registry, seconds: float) -> None:
         self.path = path
         self.seconds = seconds
-        self._identity = {"run": spec.hash, "torch": str(torch.__version__), **registry.versions()}
+        self._identity = {
+            "run": spec.hash,
+            "torch": str(torch.__version__),
+            **registry.versions(),
+            **source_hashes(spec, registry),
+        }
         self._last = time.monotonic()
         self._took = 0.0
 

@@ -90,9 +90,9 @@ class Record(_Part):
     accuracy: Accuracy | None = None
     curve: tuple[CurvePoint, ...] = ()
     priors: dict[str, Prior] = Field(description="knowledge beyond the teacher, by stage")
-    teacher: TeacherReport | None = Field(None, description="none if the run ended before it had one")
-    student_parameters: int | None = None
-    test_split: str | None = Field(None, description="hash of the test images and labels")
+    teacher: TeacherReport | None = Field(description="null, like the next two, if the run ended before it was known")
+    student_parameters: int | None
+    test_split: str | None = Field(description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory"

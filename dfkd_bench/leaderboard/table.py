@@ -37,6 +37,7 @@ COLUMNS = (
     "prior",
     "seeds",
     "failed",
+    "last_good_epoch",
     "accuracy",
     "accuracy_ci95",
     "accuracy_points",
@@ -80,7 +81,7 @@ def build(records: Iterable[Record]) -> pd.DataFrame:
     """
     groups: dict[tuple[str, str], dict[str, Record]] = {}
     for record in records:
-        key = (settings_hash(record.spec), record.teacher.sha256)
+        key = (settings_hash(record.spec), _teacher_hash(record))
         groups.setdefault(key, {})[record.run] = record
     table = pd.DataFrame([_row(list(group.values())) for group in groups.values()], columns=list(COLUMNS))
     order = ["dataset", "preset", "protocol", "teacher", "student", "accuracy", "method", "settings"]
@@ -112,15 +113,16 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "augmenter": spec.augmenter.name,
         "filter": spec.filter.name,
         "distiller": spec.distiller.name,
-        "prior": max(first.priors.values(), key=_PRIORS.index),
+        "prior": max(first.priors.values(), key=_PRIORS.index, default=None),
         "seeds": len(done),
         "failed": len(records) - len(done),
+        "last_good_epoch": min((r.last_good_epoch for r in records if r.accuracy is None), default=None),
         "accuracy": _mean(points),
         "accuracy_ci95": t_interval(points),
         "accuracy_points": json.dumps(points),
         "oracle_best": _mean([record.accuracy.oracle_best for record in done if record.accuracy is not None]),
         "agreement": _mean([record.accuracy.agreement for record in done if record.accuracy is not None]),
-        "teacher_accuracy": first.teacher.accuracy,
+        "teacher_accuracy": next((r.teacher.accuracy for r in records if r.teacher is not None), None),
         "synthesised": _mean([record.bank.synthesised for record in done]),
         "kept_percent": 100 * sum(record.bank.kept for record in done) / augmented if augmented else None,
         "bank": _mean([record.bank.in_bank for record in done]),
@@ -131,11 +133,18 @@ def _row(records: list[Record]) -> dict[str, Any]:
         "peak_memory_gib": max((phase["peak_memory"] / 2**30 for r in done for phase in r.cost.values()), default=None),
         "hardware": _all_of(record.environment.hardware for record in records),
         "precision": _all_of(record.environment.precision for record in records),
-        "teacher_sha256": first.teacher.sha256,
+        "teacher_sha256": _teacher_hash(first) or None,
         "settings": settings_hash(spec),
         "runs": " ".join(record.run for record in records),
         "reasons": "; ".join(f"seed {r.spec.seed}: {r.status}: {r.reason}" for r in records if r.accuracy is None),
     }
+
+
+def _teacher_hash(record: Record) -> str:
+    """Of the teacher's weights; empty for a run that ended before it had trained one."""
+    if record.teacher is not None:
+        return record.teacher.sha256
+    return record.spec.teacher.sha256 or ""
 
 
 def _cost(record: Record, phase: str, what: str) -> float:
