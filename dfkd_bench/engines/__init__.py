@@ -109,7 +109,7 @@ def run_grid(
             problems[ending.sentence] = None
             bench.results.require_writable()  # if it is this, no other run can go on either
 
-    todo = [spec for spec in specs if not stands(before[spec.hash], None, retry)]
+    todo = [spec for spec in specs if not stands(before[spec.hash], before[spec.hash], retry)]
     while todo:
         made.run(todo, before, told)
         waiting, held = held, []
