@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfkd_bench import claims, progress
+from dfkd_bench.plans import planned
 from dfkd_bench.records import Results
 from dfkd_bench.spec import RunSpec
 
@@ -68,11 +69,16 @@ def _inner(at: progress.Progress) -> float:
 
 
 def of(results: Results | Path | str, specs: Iterable[RunSpec] | None = None) -> list[RunState]:
-    """The state of every run of `specs`, in their order; without them, of all that the folder knows of."""
+    """The state of every run of `specs`, in their order; without them, of all that the folder knows of.
+
+    That is what was begun there, and what grids that are not done mean to do.
+    """
     folder = results if isinstance(results, Results) else Results(Path(results))
     if specs is not None:
         return [_state(folder, spec.hash, spec.title) for spec in specs]
-    return [_state(Results(path.parent), path.name, None) for path in _folders(folder.path)]
+    states = [_state(Results(path.parent), path.name, None) for path in _folders(folder.path)]
+    known = {state.run for state in states}
+    return states + [RunState(run, "waiting", title) for run, title in planned(folder).items() if run not in known]
 
 
 def _folders(path: Path) -> Iterator[Path]:

@@ -85,7 +85,9 @@ GpusPerRun = Annotated[
     typer.Option(min=0, help="A run's share of GPUs (ray), such as 0.5; by default 1 where there are any."),
 ]
 CpusPerRun = Annotated[float, typer.Option(min=0, help="A run's processors (ray).")]
-CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Least time between a run's checkpoints.")]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0, help="Least time between a run's checkpoints; 0: after every part of it.")
+]
 Retry = Annotated[
     RetryChoice | None,
     typer.Option(help="failed: run again what failed, diverged, ran out of memory or was killed."),

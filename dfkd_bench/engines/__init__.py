@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from dfkd_bench import claims
+from dfkd_bench import claims, plans
 from dfkd_bench.engines.process import Ending, Relay, stands
 from dfkd_bench.engines.settings import Settings
 from dfkd_bench.errors import DfkdError
@@ -110,11 +110,15 @@ def run_grid(
             bench.results.require_writable()  # if it is this, no other run can go on either
 
     todo = [spec for spec in specs if not stands(before[spec.hash], before[spec.hash], retry)]
+    plans.keep(bench.results, specs)
     while todo:
         made.run(todo, before, told)
         waiting, held = held, []
         todo = _wait_for(waiting, held, bench, before, retry, relay)
-    return Grid([bench.results.read(spec.hash) for spec in specs], list(problems))
+    records = [bench.results.read(spec.hash) for spec in specs]
+    if None not in records:
+        plans.drop(bench.results, specs)
+    return Grid(records, list(problems))
 
 
 def _make(engine: EngineName, settings: Settings, options: EngineOptions, relay: Relay, bench: Workbench) -> Engine:

@@ -15,7 +15,6 @@ from e2e_kit import (
     own_cache,  # noqa: F401
     specs,
     teacher_file,
-    teachers_folder,
 )
 from engine_kit import fault_specs, grid_command, plugins_on_path  # noqa: F401
 
@@ -28,9 +27,8 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "progress.json"}
 
 
-def test_a_disk_that_is_full_for_one_run_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_one_run_is_one_sentence_and_the_run_goes_on_later(tmp_path):
     workbench = bench(tmp_path / "results")
-    monkeypatch.setattr("dfkd_bench.checkpoint._SHARE", 0)
     full, good = fault_specs(workbench, "full", "none")
     grid = run_grid([full, good], workbench, checkpoint_seconds=0)
     assert [None if record is None else record.status for record in grid.records] == [None, "finished"]
@@ -44,7 +42,6 @@ def test_a_disk_that_is_full_for_one_run_is_one_sentence_and_the_run_goes_on_lat
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence(tmp_path, monkeypatch, number):
     workbench = bench(tmp_path / "results")
-    monkeypatch.setattr("dfkd_bench.checkpoint._SHARE", 0)
     earlier, first, second = specs(workbench, "noise", seeds=(0, 1, 2))
     workbench.run(earlier)
     before = contents(workbench.results.folder(earlier.hash))
@@ -80,7 +77,7 @@ def cli_with(monkeypatch, workbench, planned):
 
 def test_on_the_command_line_the_sentence_is_told_once_with_exit_status_2(tmp_path):
     command = grid_command(
-        tmp_path / "results", teachers_folder(), "--engine", "local", "--set", "synthesizer.fault=full", seeds=2
+        tmp_path / "results", tmp_path / "teachers", "--engine", "local", "--set", "synthesizer.fault=full", seeds=2
     )
     arguments = [*command[command.index("run") :], "--teacher", teacher_file(), "--checkpoint-seconds", "0"]
     done = cli(*arguments)

@@ -24,12 +24,11 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from dfkd_bench import RunSpec, checkpoint, hookimpl
+from dfkd_bench import RunSpec, hookimpl
 from dfkd_bench.api import Workbench
 from dfkd_bench.runner import run_spec
 
 _, results, teachers, text, threads, kills, seed = sys.argv
-checkpoint._SHARE = 0
 torch.set_num_threads(int(threads))
 spec, rng = RunSpec.model_validate_json(text), random.Random(seed)
 

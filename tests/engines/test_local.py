@@ -11,7 +11,6 @@ from e2e_kit import (
     listening,
     own_cache,  # noqa: F401
     teacher_file,
-    teachers_folder,
 )
 from engine_kit import (
     FAULTS,
@@ -84,7 +83,7 @@ def test_twelve_processes_do_a_grid_of_twelve_once(tmp_path, plugins_on_path):  
 
 
 def test_two_local_engines_share_a_grid(tmp_path, plugins_on_path):  # noqa: F811
-    command = grid_command(tmp_path / "results", teachers_folder(), "--engine", "local", seeds=3)
+    command = grid_command(tmp_path / "results", tmp_path / "teachers", "--engine", "local", seeds=3)
     crowd = [start(*command, "--teacher", str(teacher_file())) for _ in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in crowd]
     assert [process.returncode for process in crowd] == [0, 0], outputs
@@ -103,7 +102,7 @@ def _wait_until(true, seconds=60):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_engine_that_is_ended_leaves_no_process_and_no_row(tmp_path, plugins_on_path, how):  # noqa: F811
     results = bench(tmp_path / "results").results
-    command = grid_command(results.path, teachers_folder(), "--engine", "local", "--set", "synthesizer.seconds=30")
+    command = grid_command(results.path, tmp_path / "teachers", "--engine", "local", "--set", "synthesizer.seconds=30")
     process = start(*command, "--teacher", str(teacher_file()))
     _wait_until(lambda: starts(plugins_on_path))
     (run,) = starts(plugins_on_path)
