@@ -13,7 +13,7 @@ from dfkd_bench import claims
 from dfkd_bench.engines.process import Children, Ending, Relay, leave_row, run_apart, stands
 from dfkd_bench.engines.settings import Settings
 from dfkd_bench.errors import DfkdError, first_line
-from dfkd_bench.events import RunEvent
+from dfkd_bench.events import EventKind, RunEvent
 from dfkd_bench.records import Record, Results
 from dfkd_bench.spec import RunSpec
 
@@ -105,7 +105,7 @@ class RayEngine:
     def _tell(self, spec: RunSpec) -> None:
         record = self._results.read(spec.hash)
         if record is not None:
-            kind = "finished" if record.status == "finished" else "failed"
+            kind: EventKind = "finished" if record.status == "finished" else "failed"
             self._relay(RunEvent(kind, spec.hash, spec.title, {"reason": record.reason, "record": record}))
 
     def _lost(self, spec: RunSpec, before: Record | None, error: Exception) -> Ending:
