@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,11 +117,13 @@ def grid_command(results: Path, teachers: Path, *more: str | Path, seeds: int = 
 
 def start(*command: str, **variables: str) -> subprocess.Popen[str]:
     """A process, its two outputs as one."""
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: PLW1509
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "NO_COLOR": "1", **variables},
+        # A shell starts what goes on in the background deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
