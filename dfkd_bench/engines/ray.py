@@ -6,6 +6,7 @@ results folder, which all nodes must see under the same path.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,13 @@ def _task(spec: str, settings: str, before: str | None) -> tuple[str, str]:
     return ending.kind, ending.sentence
 
 
+def _knock(address: str | None) -> None:
+    """Ray tries for minutes to reach a cluster that is not there."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 class RayEngine:
     """Many machines.
 
@@ -63,8 +71,9 @@ class RayEngine:
         self._results = Results(settings.results)
         if not ray.is_initialized():
             try:
+                _knock(options.address)
                 ray.init(address=options.address, log_to_driver=False, logging_level="warning")
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise DfkdError(
                     f"there is no Ray cluster at {options.address} ({first_line(error)}): start one with ray start"
                 ) from error

@@ -117,7 +117,7 @@ def grid_command(results: Path, teachers: Path, *more: str | Path, seeds: int = 
 
 def start(*command: str, **variables: str) -> subprocess.Popen[str]:
     """A process, its two outputs as one."""
-    return subprocess.Popen(  # noqa: PLW1509
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -125,5 +125,5 @@ def start(*command: str, **variables: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "NO_COLOR": "1", **variables},
         # A shell starts what goes on in the background deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
