@@ -57,15 +57,20 @@ def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence
 
     with listening(workbench.registry, fill):
         done = cli_with(monkeypatch, workbench, [earlier, first, second])
-    sentence = done.sentence()
-    assert os.strerror(number) in sentence
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    told = [line for line in done.err.splitlines() if line.startswith("dfkd-bench: ")]
+    assert len(told) == 1
+    assert f"cannot be written ({os.strerror(number)}): name another one" in told[0]
     assert contents(workbench.results.folder(earlier.hash)) == before
     assert not workbench.results.folder(second.hash).exists()
     kept = contents(workbench.results.folder(first.hash))
     assert set(kept) == {"checkpoint.pt"}
     monkeypatch.undo()
     assert tempfile.mkstemp is make
-    assert workbench.run(first).without_times() == bench(tmp_path / "other").run(first).without_times()
+    assert (
+        workbench.run(first).without_times() == bench(tmp_path / "other", workbench.registry).run(first).without_times()
+    )
 
 
 def cli_with(monkeypatch, workbench, planned):
