@@ -270,6 +270,7 @@ def test_a_run_that_fails_is_a_row_and_exit_status_1(tmp_path, small_recipe):  #
     done = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
     assert done.code == 1, done
     assert "diverged: noise resnet8:resnet8 digits seed 0" in done.err
+    assert "last good epoch 0: the loss" in done.err
     assert "(+1 failed)" in done.out
     assert "Traceback" not in done.err
     (record,) = Results(tmp_path / "results").records()
