@@ -33,7 +33,8 @@ class EngineOptions:
 
     Attributes:
         jobs: runs at once (local); by default one per GPU, or one on the CPU.
-        address: the Ray cluster's; by default the one that this machine belongs to, or a new one of this machine.
+        address: the Ray cluster's, `auto` for the one that this machine belongs to; by default $RAY_ADDRESS's, or a new
+            one of this machine alone.
         gpus_per_run: a run's share of GPUs (ray); by default 1 if runs go on a GPU.
         cpus_per_run: a run's processors (ray).
     """

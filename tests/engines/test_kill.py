@@ -66,7 +66,7 @@ def attempt(how, folder):
     child = os.fork()
     if child:
         if how == "outside":
-            time.sleep(rng.uniform(0.05, 1.5))
+            time.sleep(rng.uniform(0.05, 1.0))
             os.kill(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
@@ -74,7 +74,7 @@ def attempt(how, folder):
         if how == "event":
             bench.registry.listen(AtEvent(rng.randint(0, 12)))
         if how == "checkpoint":
-            in_a_checkpoint(rng.randint(0, 2))
+            in_a_checkpoint(rng.randint(1, 2))  # one is there, so that the next try is a resumption
         run_spec(spec, bench.results, bench.store, checkpoint_seconds=0)
     except BaseException:
         import traceback
@@ -85,7 +85,7 @@ def attempt(how, folder):
 
 assert attempt(None, results + "/whole") == 0
 done, resumed = 0, 0
-for how in [("event", "outside", "checkpoint")[number % 3] for number in range(int(kills))]:
+for how in [("checkpoint", "event", "outside")[number % 3] for number in range(int(kills))]:
     rng.random()  # a fork has the same numbers before it
     resumed += Path(results, "pieces", spec.hash, "checkpoint.pt").exists()
     code = attempt(how, results + "/pieces")
@@ -115,7 +115,7 @@ def killed_and_left_alone(tmp_path, kind: str, kills: int, epochs: int) -> None:
     assert done.code == 0, done
     died, resumed = map(int, done.out.split())
     assert died == kills
-    assert resumed > 0
+    assert resumed >= kills - 1
     folders = [tmp_path / where / spec.hash for where in ("whole", "pieces")]
     whole, pieces = (Record.model_validate(json.loads((folder / "record.json").read_bytes())) for folder in folders)
     assert whole.status == "finished", whole.reason
@@ -126,7 +126,7 @@ def killed_and_left_alone(tmp_path, kind: str, kills: int, epochs: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_kills_change_nothing(tmp_path, kind):
-    killed_and_left_alone(tmp_path, kind, kills=3, epochs=6)
+    killed_and_left_alone(tmp_path, kind, kills=3, epochs=8)
 
 
 @pytest.mark.slow
