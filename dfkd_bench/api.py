@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.budgets import Protocol
+from dfkd_bench.engines import EngineName, EngineOptions, require_all, run_grid
 from dfkd_bench.environment import DeviceName, Execution, PrecisionName, execution
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import cache_folder
@@ -128,6 +129,23 @@ class Workbench:
     def run(self, spec: RunSpec, **options: Any) -> Record:
         """The record of a spec, run now unless it is there; see `runner.run_spec`."""
         return run_spec(spec, self.results, self.store, **options)
+
+    def run_all(
+        self,
+        specs: Sequence[RunSpec],
+        *,
+        engine: EngineName = "local",
+        options: EngineOptions | None = None,
+        **how: Any,
+    ) -> list[Record]:
+        """The records of many specs, in their order; see `engines.run_grid`.
+
+        The engines `local` and `ray` do each run in a process of its own, which knows the installed plugins only.
+
+        Raises:
+            DfkdError: runs have no record, because something that the user can mend stands in the way.
+        """
+        return require_all(specs, run_grid(specs, self, engine=engine, options=options, **how))
 
 
 def run(

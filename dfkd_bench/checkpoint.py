@@ -13,6 +13,7 @@ import torch
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
 from dfkd_bench.plugins import Registry
+from dfkd_bench.sources import source_hashes
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["Checkpoint", "Resumable"]
@@ -38,14 +39,19 @@ class Checkpoint:
     Args:
         path: the file.
         spec: whose run it is.
-        registry: for the versions of the plugins, which must be the same on the way back.
-        seconds: least time between two checkpoints.
+        registry: for the versions and the source of the plugins, which must be the same on the way back.
+        seconds: least time between two checkpoints; 0 for one after every segment, whatever that costs.
     """
 
     def __init__(self, path: Path, spec: RunSpec, registry: Registry, seconds: float) -> None:
         self.path = path
         self.seconds = seconds
-        self._identity = {"run": spec.hash, "torch": str(torch.__version__), **registry.versions()}
+        self._identity = {
+            "run": spec.hash,
+            "torch": str(torch.__version__),
+            **registry.versions(),
+            **source_hashes(spec, registry),
+        }
         self._last = time.monotonic()
         self._took = 0.0
 
@@ -74,7 +80,7 @@ class Checkpoint:
     def save_if_due(self, run: Resumable) -> None:
         """Write the file if the last one is old enough."""
         start = time.monotonic()
-        if start - self._last < max(self.seconds, _SHARE * self._took):
+        if self.seconds and start - self._last < max(self.seconds, _SHARE * self._took):
             return
         with replacing(self.path) as temporary:
             # Through memory: torch's own writer raises a RuntimeError for a full disk, not an OSError.

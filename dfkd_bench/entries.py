@@ -40,8 +40,9 @@ class _Body(BaseModel):
     status: Status
     reason: str | None = None
     accuracy: Accuracy | None = None
+    last_good_epoch: int
     priors: dict[str, Prior]
-    teacher: TeacherReport
+    teacher: TeacherReport | None
     bank: BankReport
     cost: dict[str, dict[str, Any]]
     environment: Place
@@ -62,8 +63,9 @@ class Entry:
     status: Status
     reason: str | None
     accuracy: Accuracy | None
+    last_good_epoch: int
     priors: dict[str, Prior]
-    teacher: TeacherReport
+    teacher: TeacherReport | None
     bank: BankReport
     cost: dict[str, dict[str, Any]]
     environment: Place
@@ -158,6 +160,7 @@ def _entry(body: _Body, spec: RunSpec) -> Entry:
         body.status,
         body.reason,
         body.accuracy,
+        body.last_good_epoch,
         body.priors,
         body.teacher,
         body.bank,

@@ -12,7 +12,7 @@ import platformdirs
 
 from dfkd_bench.errors import DfkdError
 
-__all__ = ["cache_folder", "replacing", "writable_folder"]
+__all__ = ["cache_folder", "remove_leftovers", "replacing", "writable_folder"]
 
 
 def cache_folder(*parts: str) -> Path:
@@ -21,8 +21,10 @@ def cache_folder(*parts: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it if the block ends well and removed if not.
+
+    With `durable` it is on the disk before it gets its name: a power cut leaves the old file or the new one.
 
     Raises:
         DfkdError: the folder cannot be written.
@@ -41,13 +43,20 @@ def replacing(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
         raise DfkdError(f"cannot write {path} ({error.strerror}); what was there before is unharmed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote left behind. Nobody else may be writing there."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def writable_folder(path: Path, purpose: str) -> Path:
@@ -58,8 +67,9 @@ def writable_folder(path: Path, purpose: str) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(bytes(4096))  # a full disk still makes empty files
+            probe.flush()
     except OSError as error:
         raise DfkdError(
             f"the {purpose} folder {path} cannot be written ({error.strerror}): name another one"

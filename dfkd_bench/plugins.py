@@ -60,6 +60,7 @@ class Registry:
     def __init__(self, found: Iterable[EntryPoint] | None = None) -> None:
         self.rows: list[PluginRow] = []
         self._provided: dict[tuple[Kind, str], Provided] = {}
+        self._listeners: list[object] = []
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         points = entry_points(group=hookspecs.PROJECT) if found is None else found
@@ -159,15 +160,23 @@ class Registry:
     def listen(self, plugin: object) -> None:
         """Add a plugin for the `dfkd_run_event` hook while the program runs."""
         self._manager.register(plugin)
+        self._listeners.append(plugin)
 
     def unlisten(self, plugin: object) -> None:
         """Take such a plugin away again."""
+        self._listeners = [listener for listener in self._listeners if listener is not plugin]
         if self._manager.is_registered(plugin):  # one that raised was taken away already
             self._manager.unregister(plugin)
 
-    def emit(self, event: RunEvent) -> None:
-        """Tell every plugin. One that raises is warned about and told nothing more: a display never ends a run."""
+    def emit(self, event: RunEvent, *, relayed: bool = False) -> None:
+        """Tell every plugin. One that raises is warned about and told nothing more: a display never ends a run.
+
+        An event that is `relayed` from the process where it happened is told to those who came by `listen` only: the
+        installed plugins heard it there.
+        """
         for listener in list(self._manager.hook.dfkd_run_event.get_hookimpls()):
+            if relayed and not any(listener.plugin is known for known in self._listeners):
+                continue
             try:
                 listener.function(*[event for _ in listener.argnames])
             except Exception as error:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing, writable_folder
@@ -17,7 +17,7 @@ from dfkd_bench.spec import RunSpec
 
 __all__ = ["Accuracy", "BankReport", "CurvePoint", "Environment", "Record", "Results", "Status", "TeacherReport"]
 
-Status = Literal["finished", "diverged", "failed"]
+Status = Literal["finished", "diverged", "failed", "out-of-memory", "killed"]
 
 
 class _Part(BaseModel):
@@ -89,12 +89,13 @@ class Record(_Part):
     reason: str | None = Field(None, description="why it did not finish")
     accuracy: Accuracy | None = None
     curve: tuple[CurvePoint, ...] = ()
+    last_good_epoch: int = Field(description="the last epoch whose end the run reached, counted from 1; 0 if none")
     priors: dict[str, Prior] = Field(
-        description="knowledge beyond the teacher, by stage, and the student's if its first weights bring some"
+        description="knowledge beyond the teacher, by stage, and `student` if its first weights bring some"
     )
-    teacher: TeacherReport
-    student_parameters: int
-    test_split: str = Field(description="hash of the test images and labels")
+    teacher: TeacherReport | None = Field(description="null, like the next two, if the run ended before it was known")
+    student_parameters: int | None
+    test_split: str | None = Field(description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory"
@@ -103,6 +104,14 @@ class Record(_Part):
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ends_where_its_curve_ends(cls, plain: Any) -> Any:
+        if isinstance(plain, dict) and "last_good_epoch" not in plain:
+            curve = plain.get("curve") or [None]
+            return {**plain, "last_good_epoch": getattr(curve[-1], "epoch", 0)}
+        return plain
 
     def without_times(self) -> dict[str, Any]:
         """The record as plain data without clock readings and memory: the same for the same spec on one machine."""

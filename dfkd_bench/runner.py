@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -14,77 +13,141 @@ from torch import Tensor, nn
 from dfkd_bench.bank import ImageBank, SyntheticBatch
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.checkpoint import Checkpoint
+from dfkd_bench.claims import claimed
 from dfkd_bench.datasets.access import open_dataset
 from dfkd_bench.datasets.guard import sealed
 from dfkd_bench.environment import Execution, describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
 from dfkd_bench.evaluation import Evaluator
-from dfkd_bench.events import RunEvent
+from dfkd_bench.events import EventKind, RunEvent
+from dfkd_bench.failures import DivergedError, outcome
+from dfkd_bench.files import remove_leftovers, replacing
 from dfkd_bench.ledger import CostLedger
-from dfkd_bench.method import Prior
-from dfkd_bench.models import brings_weights, build_model
+from dfkd_bench.models import build_model
 from dfkd_bench.network import Network, Normalisation, frozen
 from dfkd_bench.pictures import Gallery
 from dfkd_bench.plugins import STAGE_KINDS, Registry
+from dfkd_bench.progress import Progress, ProgressFile
 from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Record, Results, Status, TeacherReport
-from dfkd_bench.seeds import global_stream, stream, stream_seed
+from dfkd_bench.seeds import global_state, global_stream, set_global_state, stream, stream_seed
 from dfkd_bench.segments import Segment, segments
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages import Round
-from dfkd_bench.staging import Emit, StageSet
+from dfkd_bench.staging import Emit, StageSet, priors_of
 from dfkd_bench.teachers import Teacher, TeacherStore
 from dfkd_bench.weights import weights_hash
 
 __all__ = ["DivergedError", "run_spec"]
 
 
-class DivergedError(Exception):
-    """A loss or an image became infinite or not a number."""
-
-
 def run_spec(
-    spec: RunSpec, results: Results, store: TeacherStore, *, checkpoint_seconds: float = 60.0, retry: bool = False
+    spec: RunSpec,
+    results: Results,
+    store: TeacherStore,
+    *,
+    checkpoint_seconds: float = 60.0,
+    retry: bool = False,
+    wait: float = -1,
 ) -> Record:
     """The record of a spec: found in the results folder, or run now and written there.
 
     A run that was killed goes on from its checkpoint. One that fails or diverges is a record too, with its reason.
+    While it goes on no other process does the same run.
 
     Args:
         spec: what to run.
         results: where its folder is.
         store: where its teacher is, or is trained to.
         checkpoint_seconds: least time between checkpoints.
-        retry: run again what failed or diverged before.
+        retry: run again what has a record but did not finish.
+        wait: seconds to wait for another process that does this run; negative for as long as it takes.
 
     Raises:
         DfkdError: something that the user can mend (data, teacher, folders) stands in the way.
+        HeldError: another process does this run and has not ended after `wait` seconds.
     """
-    found = results.read(spec.hash)
-    if found is not None and (found.status == "finished" or not retry):
-        return found
+    before = results.read(spec.hash)
+    if before is not None and (before.status == "finished" or not retry):
+        return before
     results.require_writable()
-    results.folder(spec.hash).mkdir(exist_ok=True)
-    started, emit = datetime.now(UTC), _emitter(spec, store.registry)
+    with claimed(results.path, spec.hash, wait=wait):
+        found = results.read(spec.hash)
+        # A record that another process wrote while this one waited stands, whatever it says.
+        if found is not None and (found.status == "finished" or not retry or found != before):
+            return found
+        return _run_claimed(spec, results, store, checkpoint_seconds, found)
+
+
+def _run_claimed(
+    spec: RunSpec, results: Results, store: TeacherStore, checkpoint_seconds: float, found: Record | None
+) -> Record:
+    folder, registry, execution = results.folder(spec.hash), store.registry, store.execution
+    folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
+    file = ProgressFile(results, Progress.begin(spec, priors_of(spec, registry), describe(execution, registry)))
+    file.write()
+
+    def emit(kind: EventKind, data: Mapping[str, Any]) -> None:
+        file.hear(kind, data)
+        registry.emit(RunEvent(kind, spec.hash, spec.title, data))
+
     emit("started", {})
-    teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
-    checkpoint = Checkpoint(results.folder(spec.hash) / "checkpoint.pt", spec, store.registry, checkpoint_seconds)
-    with global_stream(stream_seed(spec.seed, "global"), store.execution.device):
-        run = _Run(spec, teacher, store.registry, store.execution, emit)
-        status, reason = run.to_the_end(checkpoint)
-    picture = run.gallery.write(results.folder(spec.hash) / "images.png", run.bank, spec.title)
-    record = run.record(status, reason, started, picture)
-    trace = results.folder(spec.hash) / "traceback.txt"
-    trace.unlink(missing_ok=True)
-    if run.traceback is not None:
-        trace.write_text(run.traceback, encoding="utf-8")
-    results.write(record)
-    checkpoint.remove()
+    checkpoint = Checkpoint(folder / "checkpoint.pt", spec, registry, checkpoint_seconds)
+    if found is not None and found.status not in _GO_ON:
+        checkpoint.remove()  # it would lead to the same end
+    status: Status = "finished"
+    run, reason, trace = None, None, None
+    try:
+        teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
+        with global_stream(stream_seed(spec.seed, "global"), execution.device):
+            run = _Run(spec, teacher, registry, execution, emit, file)
+            run.to_the_end(checkpoint)
+    except DataFreeViolationError as error:
+        status, reason, trace = "failed", str(error), traceback.format_exc()
+    except (DfkdError, KeyboardInterrupt):
+        raise
+    except (Exception, SystemExit) as error:  # a stage is a stranger's code: whatever it raises is this run's row
+        status, reason = outcome(error)
+        trace = None if status == "diverged" else traceback.format_exc()
+    progress, picture = file.refresh(), None
+    if run is not None and status != "out-of-memory":
+        picture = run.gallery.write(folder / "images.png", run.bank, spec.title)
+    # Let go of all that the run holds: the rest needs some memory.
+    file.follow(None)
+    run = None
+    record = progress.record(status, reason, _accuracy(progress) if status == "finished" else None, picture)
+    _leave(record, results, trace, checkpoint)
+    file.remove()
     emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})
     return record
 
 
-def _emitter(spec: RunSpec, registry: Registry) -> Emit:
-    return lambda kind, data: registry.emit(RunEvent(kind, spec.hash, spec.title, data))
+def _leave(record: Record, results: Results, trace: str | None, checkpoint: Checkpoint) -> None:
+    path = results.folder(record.run) / "traceback.txt"
+    path.unlink(missing_ok=True)
+    if trace is not None:
+        with replacing(path) as temporary:
+            temporary.write_text(trace, encoding="utf-8")
+    results.write(record)
+    if record.status not in _GO_ON:
+        checkpoint.remove()
+
+
+def _accuracy(progress: Progress) -> Accuracy | None:
+    if not progress.curve:
+        return None
+    last, best = progress.curve[-1], max(progress.curve, key=lambda point: point.accuracy)
+    return Accuracy(
+        last=last.accuracy,
+        last_top5=last.accuracy_top5,
+        oracle_best=best.accuracy,
+        oracle_epoch=best.epoch,
+        agreement=last.agreement,
+    )
+
+
+# After these a retry goes on from the checkpoint; after the others it starts anew.
+_GO_ON: tuple[Status, ...] = ("killed", "out-of-memory")
 
 
 class _Run:
@@ -97,10 +160,11 @@ class _Run:
         registry: Registry,
         execution: Execution,
         emit: Emit,
+        file: ProgressFile,
     ) -> None:
-        self.spec, self.registry, self.execution, self.emit = spec, registry, execution, emit
+        self.spec, self.registry, self.execution, self.emit, self.file = spec, registry, execution, emit, file
         self.device = execution.device
-        self.traceback: str | None = None
+        self.plan = segments(spec.schedule)
         data = open_dataset(spec.dataset, registry, execution.data_root)
         self.card, self.teacher_card = data.card, teacher.card
         self.evaluator = Evaluator(data.load("test"), self.device)
@@ -113,9 +177,11 @@ class _Run:
         self.streams = {kind: stream(spec.seed, kind, self.device) for kind in (*STAGE_KINDS, "order")}
         self.bank = ImageBank(self.card.image_shape, self.device, self.streams["order"], spec.schedule.bank_capacity)
         self.report, self.curve, self.gallery = BankReport(), list[CurvePoint](), Gallery()
-        self.done, self.rounds, self.augmenter_ready, self.loss_sums = 0, 0, False, dict[str, Tensor]()
+        self.done, self.rounds, self.resumed_at, self.augmenter_ready = 0, 0, 0, False
+        self.loss_sums = dict[str, Tensor]()
         self.stages = StageSet(spec, registry, self.card)
         self.images = self.stages.open_door(registry, execution)
+        file.follow(self.so_far)
 
     def _network(self, body: nn.Module, card: Normalisation) -> Network:
         network = Network(body, card, self.execution.precision).to(self.device)
@@ -129,33 +195,22 @@ class _Run:
             parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
         )
 
-    def to_the_end(self, checkpoint: Checkpoint) -> tuple[Status, str | None]:
-        """Everything still to do; what went wrong is the run's outcome, not the program's."""
-        try:
-            teacher_before = weights_hash(self.teacher.body.state_dict())
-            self.reference = self.evaluator.reference(self.teacher)
-            with sealed(f"method '{self.spec.method}'"):
-                self._make_stages()
-                checkpoint.restore(self)
-                plan = segments(self.spec.schedule)
-                while self.done < len(plan):
-                    self._do(plan[self.done])
-                    self.done += len(self.bank) >= (plan[self.done].images or 0)
-                    checkpoint.save_if_due(self)
-                self._measure_bank()
-            if weights_hash(self.teacher.body.state_dict()) != teacher_before:
-                raise RuntimeError("a stage changed the teacher's weights or BatchNorm statistics")
-        except DivergedError as error:
-            return "diverged", str(error)
-        except DataFreeViolationError as error:
-            self.traceback = traceback.format_exc()
-            return "failed", str(error)
-        except (DfkdError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # a stage is a stranger's code: whatever it raises is this run's row
-            self.traceback = traceback.format_exc()
-            return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return "finished", None
+    def to_the_end(self, checkpoint: Checkpoint) -> None:
+        """Everything still to do."""
+        teacher_before = weights_hash(self.teacher.body.state_dict())
+        self.reference = self.evaluator.reference(self.teacher)
+        with sealed(f"method '{self.spec.method}'"):
+            self._make_stages()
+            checkpoint.restore(self)
+            self.resumed_at = self.done
+            self.file.write()
+            while self.done < len(self.plan):
+                self._do(self.plan[self.done])
+                self.done += len(self.bank) >= (self.plan[self.done].images or 0)
+                checkpoint.save_if_due(self)
+            self._measure_bank()
+        if weights_hash(self.teacher.body.state_dict()) != teacher_before:
+            raise RuntimeError("a stage changed the teacher's weights or BatchNorm statistics")
 
     def _do(self, segment: Segment) -> None:
         if segment.kind == "warmup":
@@ -294,41 +349,20 @@ class _Run:
             agreement = round(100 * hits / len(index), 4)
         self.report = self.report.model_copy(update={"in_bank": len(self.bank), "target_agreement": agreement})
 
-    def record(self, status: Status, reason: str | None, started: datetime, picture: str | None) -> Record:
-        """What is left behind."""
-        last, accuracy = (self.curve[-1] if self.curve else None), None
-        if last is not None and status == "finished":
-            best = max(self.curve, key=lambda point: point.accuracy)
-            accuracy = Accuracy(
-                last=last.accuracy,
-                last_top5=last.accuracy_top5,
-                oracle_best=best.accuracy,
-                oracle_epoch=best.epoch,
-                agreement=last.agreement,
-            )
+    def so_far(self) -> dict[str, Any]:
+        """What the run can say of itself, for its progress file and its record."""
         card = self.teacher_card
-        return Record(
-            run=self.spec.hash,
-            spec=self.spec,
-            status=status,
-            reason=reason,
-            accuracy=accuracy,
-            curve=tuple(self.curve),
-            priors=self._priors(),
-            teacher=TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
-            student_parameters=sum(parameter.numel() for parameter in self.student.parameters()),
-            test_split=self.evaluator.fingerprint,
-            bank=self.report,
-            cost=self.ledger.state_dict(),
-            environment=describe(self.execution, self.registry),
-            started=started,
-            finished=datetime.now(UTC),
-            images=picture,
-        )
-
-    def _priors(self) -> dict[str, Prior]:
-        priors = self.stages.priors()
-        return {**priors, "student": "image"} if brings_weights(self.spec.pair.student) else priors
+        return {
+            "teacher": TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
+            "student_parameters": sum(parameter.numel() for parameter in self.student.parameters()),
+            "test_split": self.evaluator.fingerprint,
+            "curve": tuple(self.curve),
+            "bank": self.report,
+            "cost": self.ledger.state_dict(),
+            "segments": len(self.plan),
+            "done": self.done,
+            "resumed_at": self.resumed_at,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the run is, at the end of a segment."""
@@ -341,7 +375,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "stages": self.stages.state_dict(),
             "streams": {name: generator.get_state() for name, generator in self.streams.items()},
-            "global_stream": torch.get_rng_state(),
+            "global_streams": global_state(self.device),
             "bank": self.bank.state_dict(),
             "gallery": self.gallery.state_dict(),
             "ledger": self.ledger.state_dict(),
@@ -358,7 +392,7 @@ class _Run:
         self.stages.load_state_dict(state["stages"])
         for name, generator in self.streams.items():
             generator.set_state(state["streams"][name].cpu())
-        torch.set_rng_state(state["global_stream"].cpu())
+        set_global_state(state["global_streams"], self.device)
         self.bank.load_state_dict(state["bank"])
         self.gallery.load_state_dict(state["gallery"])
         self.ledger.load_state_dict(state["ledger"])

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["global_stream", "stream", "stream_seed"]
+__all__ = ["global_state", "global_stream", "set_global_state", "stream", "stream_seed"]
 
 
 def stream_seed(root: int, name: str) -> int:
@@ -32,3 +32,15 @@ def global_stream(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def global_state(device: torch.device) -> list[torch.Tensor]:
+    """The state of torch's global generators that code on `device` may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_global_state(state: list[torch.Tensor], device: torch.device) -> None:
+    """Put the global generators where `global_state` saw them."""
+    torch.set_rng_state(state[0].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1].cpu(), device)

@@ -16,14 +16,29 @@ from dfkd_bench.events import EventKind
 from dfkd_bench.files import cache_folder
 from dfkd_bench.ledger import CostLedger
 from dfkd_bench.method import Prior
+from dfkd_bench.models import brings_weights
 from dfkd_bench.network import Network
 from dfkd_bench.plugins import STAGE_KINDS, Registry
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages import Augmenter, Distiller, Filter, Stage, StageContext, Synthesizer
 
-__all__ = ["Emit", "StageSet"]
+__all__ = ["Emit", "StageSet", "priors_of"]
 
 Emit = Callable[[EventKind, Mapping[str, Any]], None]
+
+
+def priors_of(spec: RunSpec, registry: Registry) -> dict[str, Prior]:
+    """The knowledge beyond the teacher that each stage of a spec brings in, and the student's first weights if any.
+
+    Raises:
+        DfkdError: a stage is unknown or cannot be used.
+    """
+    found: dict[str, Prior] = {}
+    for kind in STAGE_KINDS:
+        choice = getattr(spec, kind)
+        stage = registry.load(kind, choice.name)
+        found[kind] = stage.prior_with(stage.Options.model_validate(choice.options))
+    return {**found, "student": "image"} if brings_weights(spec.pair.student) else found
 
 
 def _ticker(emit: Emit, kind: str) -> Callable[[int, int], None]:
@@ -58,20 +73,16 @@ class StageSet:
         if self.wanted is not None:
             # By the card's name: a folder can be spelled in many ways, and the run's own is the run's own in each.
             self.wanted = open_dataset(self.wanted, registry).card.name
-            self._check_door(self.wanted)
+            self._check_door(self.wanted, registry)
 
-    def _check_door(self, wanted: str) -> None:
+    def _check_door(self, wanted: str, registry: Registry) -> None:
         honest = "data" if wanted == self._spec.dataset else "image"
-        prior = self.priors()["synthesizer"]
+        prior = priors_of(self._spec, registry)["synthesizer"]
         if prior not in (honest, "data"):
             name = self._spec.synthesizer.name
             raise DfkdError(
                 f"the synthesizer '{name}' wants {wanted}'s images: its prior must say '{honest}', not '{prior}'"
             )
-
-    def priors(self) -> dict[str, Prior]:
-        """The knowledge beyond the teacher that each stage brings in."""
-        return {kind: stage.prior_with(self._options[kind]) for kind, stage in self._classes.items()}
 
     def open_door(self, registry: Registry, execution: Execution) -> Split | None:
         """The training images that a null baseline or reference declares that it wants; None for all others."""

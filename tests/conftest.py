@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from kit import make_card, make_context, make_convnet
 
 from dfkd_bench import StageContext
+
+# Commands in tests run in their own process; the tests of the engines name theirs.
+os.environ.setdefault("DFKD_BENCH_ENGINE", "inline")
 
 
 @pytest.fixture

@@ -270,13 +270,14 @@ def test_a_run_that_fails_is_a_row_and_exit_status_1(tmp_path, small_recipe):  #
     done = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
     assert done.code == 1, done
     assert "diverged: noise resnet8:resnet8 digits seed 0" in done.err
+    assert "last good epoch 0: the loss" in done.err
     assert "(+1 failed)" in done.out
     assert "Traceback" not in done.err
     (record,) = Results(tmp_path / "results").records()
     assert record.status == "diverged"
     again = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
     assert (again.code, "1 found, 0 run" in again.out) == (1, True)
-    retried = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30", "--retry-failed")
+    retried = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30", "--retry", "failed")
     assert (retried.code, "0 found, 1 run" in retried.out) == (1, True)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, teacher
+from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, status, teacher
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("status")(status.status)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("methods")(listings.methods)
 app.command("plugins")(listings.plugins)

@@ -9,14 +9,23 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Address",
+    "CheckpointSeconds",
+    "CpusPerRun",
     "DataRoot",
     "Dataset",
     "Device",
     "DeviceChoice",
+    "Engine",
+    "EngineChoice",
+    "GpusPerRun",
+    "Jobs",
     "Precision",
     "PrecisionChoice",
     "ProtocolChoice",
     "ResultsDir",
+    "Retry",
+    "RetryChoice",
     "TeachersDir",
 ]
 
@@ -44,6 +53,20 @@ class ProtocolChoice(StrEnum):
     matched = "matched"
 
 
+class EngineChoice(StrEnum):
+    """Where runs go on."""
+
+    local = "local"
+    ray = "ray"
+    inline = "inline"
+
+
+class RetryChoice(StrEnum):
+    """What is run again."""
+
+    failed = "failed"
+
+
 Dataset = Annotated[str, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH.")]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 Precision = Annotated[
@@ -54,3 +77,26 @@ DataRoot = Annotated[
 ]
 TeachersDir = Annotated[Path | None, typer.Option(help="Folder of teachers; by default in the user's cache.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder of records and the leaderboard.")]
+Engine = Annotated[
+    EngineChoice,
+    typer.Option(
+        envvar="DFKD_BENCH_ENGINE",
+        help="local: a process per run on this machine. ray: on a cluster. inline: in this process, for a debugger.",
+    ),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Runs at once (local); by default one per GPU, or one on the CPU.")
+]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster's address, such as auto or HOST:6379.")]
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(min=0, help="A run's share of GPUs (ray), such as 0.5; by default 1 where there are any."),
+]
+CpusPerRun = Annotated[float, typer.Option(min=0, help="A run's processors (ray).")]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0, help="Least time between a run's checkpoints; 0: after every part of it.")
+]
+Retry = Annotated[
+    RetryChoice | None,
+    typer.Option(help="failed: run again what failed, diverged, ran out of memory or was killed."),
+]

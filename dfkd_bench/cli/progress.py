@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dfkd_bench.events import RunEvent
 from dfkd_bench.hookspecs import hookimpl
@@ -19,6 +27,7 @@ __all__ = ["Bars", "Lines", "shown"]
 
 _LINE_SECONDS = 15.0
 _PHASE_SECONDS = 5.0
+_TEACHER = "teacher training"
 _NAMES = {"synthesizer": "synthesis", "augmenter": "augmentation", "filter": "filtering", "distiller": "distillation"}
 
 
@@ -47,7 +56,7 @@ class Lines:
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._said = time.monotonic()
-        self._phase = ""
+        self._phases: dict[str, str] = {}
         self._told: set[tuple[str, str]] = set()
 
     def _say(self, title: str, text: str) -> None:
@@ -58,14 +67,14 @@ class Lines:
     def dfkd_run_event(self, event: RunEvent) -> None:
         """Print what is worth a line."""
         if event.kind == "phase":
-            self._phase = _phase(event)
+            self._phases[event.run] = _phase(event)
             # Distillation's epochs have lines of their own, and stream methods have a thousand short rounds.
             is_new = (event.run, event.data["phase"]) not in self._told
             if event.data["phase"] != "distillation" and (is_new or time.monotonic() - self._said > _PHASE_SECONDS):
-                self._say(event.title, self._phase)
+                self._say(event.title, self._phases[event.run])
             self._told.add((event.run, event.data["phase"]))
         elif event.kind == "progress" and time.monotonic() - self._said > _LINE_SECONDS:
-            self._say(event.title, f"{self._phase}: {event.data['done']} of {event.data['total']}")
+            self._say(event.title, f"{self._phases.get(event.run, '')}: {event.data['done']} of {event.data['total']}")
         elif event.kind == "epoch":
             self._say(event.title, _epoch(event.data))
         elif event.kind in ("finished", "failed"):
@@ -73,7 +82,7 @@ class Lines:
 
 
 class Bars:
-    """A bar for the phase that goes on, with the time left, and a line for each finished epoch and run."""
+    """A bar for the phase of each run that goes on, with the time left, and a line for each finished epoch and run."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
@@ -85,18 +94,27 @@ class Bars:
             console=console,
             transient=True,
         )
-        self._task = self.progress.add_task("", total=None, visible=False)
+        self._tasks: dict[str, TaskID] = {}
+
+    def _remove(self, run: str) -> None:
+        if run in self._tasks:
+            self.progress.remove_task(self._tasks.pop(run))
 
     @hookimpl
     def dfkd_run_event(self, event: RunEvent) -> None:
         """Move the bar."""
         if event.kind == "phase":
-            self.progress.reset(self._task, description=f"{event.title}: {_phase(event)}", total=None, visible=True)
-        elif event.kind == "progress":
-            self.progress.update(self._task, completed=event.data["done"], total=event.data["total"])
+            if event.run not in self._tasks:
+                self._tasks[event.run] = self.progress.add_task("", total=None)
+            self.progress.reset(self._tasks[event.run], description=f"{event.title}: {_phase(event)}", total=None)
+        elif event.kind == "progress" and event.run in self._tasks:
+            self.progress.update(self._tasks[event.run], completed=event.data["done"], total=event.data["total"])
+            if event.data["phase"] == _TEACHER and event.data["done"] == event.data["total"]:
+                self._remove(event.run)  # a teacher has no other end
         elif event.kind == "epoch":
             self.progress.console.print(f"{event.title}: {_epoch(event.data)}", highlight=False)
         elif event.kind in ("finished", "failed"):
+            self._remove(event.run)
             self.progress.console.print(f"{event.title}: {_outcome(event)}", highlight=False)
 
 

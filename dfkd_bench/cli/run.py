@@ -8,21 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfkd_bench.cli.options import (
+    Address,
+    CheckpointSeconds,
+    CpusPerRun,
     DataRoot,
     Device,
     DeviceChoice,
+    Engine,
+    EngineChoice,
+    GpusPerRun,
+    Jobs,
     Precision,
     PrecisionChoice,
     ProtocolChoice,
     ResultsDir,
+    Retry,
     TeachersDir,
 )
 
 if TYPE_CHECKING:
     from dfkd_bench.api import Workbench
+    from dfkd_bench.engines import Grid
     from dfkd_bench.entries import Reader
     from dfkd_bench.gridfile import Planned
-    from dfkd_bench.records import Record
     from dfkd_bench.spec import RunSpec
 
 
@@ -66,7 +74,13 @@ def run(
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
-    retry: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed or diverged before.")] = False,
+    retry: Retry = None,
+    engine: Engine = EngineChoice.local,
+    jobs: Jobs = None,
+    address: Address = None,
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = 1,
+    checkpoint_seconds: CheckpointSeconds = 60,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
 ) -> None:
     """Distil students without data, and compare the methods.
@@ -76,6 +90,7 @@ def run(
     from dfkd_bench.api import Workbench
     from dfkd_bench.cli import progress
     from dfkd_bench.cli.planning import left, planned
+    from dfkd_bench.engines import EngineOptions, run_grid
     from dfkd_bench.entries import Reader
 
     bench = Workbench.make(
@@ -103,7 +118,7 @@ def run(
     runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
     specs = [run.spec for run in runs]
     reader = Reader()
-    todo = [spec for spec in specs if _is_to_do(bench, spec, retry, reader)]
+    todo = [spec for spec in specs if _is_to_do(bench, spec, retry is not None, reader)]
     _announce(bench, runs, todo)
     if dry_run:
         if todo:
@@ -113,12 +128,22 @@ def run(
 
     bench.results.require_writable()
     with progress.shown(bench.registry):
-        records = [bench.run(spec, retry=retry) for spec in specs]
-    update_leaderboard(bench.results)
-    print_comparison(records)
-    typer.echo(f"{len(specs) - len(todo)} found, {len(todo)} run; records and pictures in {results}/, ", nl=False)
-    typer.echo(f"table in {results}/leaderboard.csv")
-    _end(records)
+        done = run_grid(
+            specs,
+            bench,
+            engine=engine.value,
+            options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
+            checkpoint_seconds=checkpoint_seconds,
+            retry=retry is not None,
+        )
+    records = [record for record in done.records if record is not None]
+    if records:
+        update_leaderboard(bench.results)
+        print_comparison(records)
+        found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
+        typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
+        typer.echo(f"table in {results}/leaderboard.csv")
+    _end(done)
 
 
 def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> bool:
@@ -160,9 +185,16 @@ def _announce(bench: Workbench, runs: list[Planned], todo: list[RunSpec]) -> Non
         )
 
 
-def _end(records: list[Record]) -> None:
-    failed = [record for record in records if record.status != "finished"]
+def _end(grid: Grid) -> None:
+    """Exit status 1 if a run failed, else 2 if something that the user can mend left runs undone."""
+    failed = [record for record in grid.records if record is not None and record.status != "finished"]
     for record in failed:
-        typer.echo(f"{record.status}: {record.spec.title} ({record.run}): {record.reason}", err=True)
-    if failed:
-        raise typer.Exit(1)
+        typer.echo(
+            f"{record.status}: {record.spec.title} ({record.run}), last good epoch {record.last_good_epoch}: "
+            f"{record.reason}",
+            err=True,
+        )
+    for problem in grid.problems:
+        typer.echo(f"dfkd-bench: {problem}", err=True)
+    if failed or grid.problems:
+        raise typer.Exit(1 if failed else 2)

@@ -40,6 +40,7 @@ COLUMNS = (
     "prior",
     "seeds",
     "failed",
+    "last_good_epoch",
     "accuracy",
     "accuracy_ci95",
     "accuracy_points",
@@ -79,7 +80,7 @@ def build(records: Iterable[Record | Entry]) -> pd.DataFrame:
     """
     groups: dict[tuple[str, str], _Group] = {}
     for record in records:
-        key = (record.spec.settings, record.teacher.sha256)
+        key = (record.spec.settings, _teacher_hash(record))
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(record.spec, key[0], key[1])
@@ -108,8 +109,9 @@ class _Point:
     last: float | None
     oracle: float | None
     agreement: float | None
-    prior: Prior
-    teacher_accuracy: float
+    last_good_epoch: int
+    prior: Prior | None
+    teacher_accuracy: float | None
     synthesised: int
     augmented: int
     kept: int
@@ -142,8 +144,9 @@ def _point(record: Record | Entry) -> _Point:
         last=None if accuracy is None else accuracy.last,
         oracle=None if accuracy is None else accuracy.oracle_best,
         agreement=None if accuracy is None else accuracy.agreement,
-        prior=max(record.priors.values(), key=_PRIORS.index),
-        teacher_accuracy=record.teacher.accuracy,
+        last_good_epoch=record.last_good_epoch,
+        prior=max(record.priors.values(), key=_PRIORS.index, default=None),
+        teacher_accuracy=None if record.teacher is None else record.teacher.accuracy,
         synthesised=bank.synthesised,
         augmented=bank.augmented,
         kept=bank.kept,
@@ -159,7 +162,7 @@ def _point(record: Record | Entry) -> _Point:
 
 def _row(group: _Group) -> dict[str, Any]:
     points = sorted(group.points.values(), key=lambda point: point.seed)
-    first, spec = points[0], group.spec
+    spec = group.spec
     done = [point for point in points if point.last is not None]
     accuracies = [point.last for point in done if point.last is not None]
     augmented = sum(point.augmented for point in done)
@@ -175,15 +178,16 @@ def _row(group: _Group) -> dict[str, Any]:
         "augmenter": spec.augmenter.name,
         "filter": spec.filter.name,
         "distiller": spec.distiller.name,
-        "prior": first.prior,
+        "prior": max((p.prior for p in points if p.prior is not None), key=_PRIORS.index, default=None),
         "seeds": len(done),
         "failed": len(points) - len(done),
+        "last_good_epoch": min((point.last_good_epoch for point in points if point.last is None), default=None),
         "accuracy": _mean(accuracies),
         "accuracy_ci95": t_interval(accuracies),
         "accuracy_points": json.dumps(accuracies),
         "oracle_best": _mean([point.oracle for point in done if point.oracle is not None]),
         "agreement": _mean([point.agreement for point in done if point.agreement is not None]),
-        "teacher_accuracy": first.teacher_accuracy,
+        "teacher_accuracy": next((p.teacher_accuracy for p in points if p.teacher_accuracy is not None), None),
         "synthesised": _mean([point.synthesised for point in done]),
         "kept_percent": 100 * sum(point.kept for point in done) / augmented if augmented else None,
         "bank": _mean([point.in_bank for point in done]),
@@ -194,11 +198,18 @@ def _row(group: _Group) -> dict[str, Any]:
         "peak_memory_gib": max(peaks, default=None),
         "hardware": _all_of(point.hardware for point in points),
         "precision": _all_of(point.precision for point in points),
-        "teacher_sha256": group.teacher,
+        "teacher_sha256": group.teacher or None,
         "settings": group.settings,
         "runs": " ".join(point.run for point in points),
         "reasons": "; ".join(f"seed {p.seed}: {p.status}: {p.reason}" for p in points if p.last is None),
     }
+
+
+def _teacher_hash(record: Record | Entry) -> str:
+    """Of the teacher's weights; empty for a run that ended before it had trained one."""
+    if record.teacher is not None:
+        return record.teacher.sha256
+    return record.spec.teacher.sha256 or ""
 
 
 def _mean(values: list[float] | list[int]) -> float | None:

@@ -1,0 +1,71 @@
+"""`dfkd-bench status`: what is done, what goes on, what failed, from another terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dfkd_bench.status import RunState
+
+
+def status(results: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("results")) -> None:
+    """Show where the runs of a results folder are. It may be asked while they go on, from any machine that sees it."""
+    from dfkd_bench.errors import DfkdError
+    from dfkd_bench.status import of
+
+    if not results.is_dir():
+        raise DfkdError(f"there is no results folder {results}: run something first, or name another one")
+    states = of(results)
+    show(states)
+
+
+def show(states: list[RunState]) -> None:
+    """Print counts, then a line for each run that is neither done nor waiting."""
+    names = ("done", "running", "failed", "interrupted", "waiting")
+    counts = [f"{sum(s.state == name for s in states)} {name}" for name in names]
+    typer.echo(f"{len(states)} runs: {', '.join(counts)}")
+    for name, line in (("running", _running), ("failed", _failed), ("interrupted", _interrupted)):
+        for state in states:
+            if state.state == name:
+                typer.echo(f"  {name:11}  {state.run}  {state.title or ''}: {line(state)}")
+    if any(state.state == "interrupted" for state in states):
+        typer.echo("The command that began the interrupted runs goes on with them.")
+    if any(state.state == "failed" for state in states):
+        typer.echo("--retry failed runs the failed ones again.")
+
+
+def _running(state: RunState) -> str:
+    at = state.progress
+    if at is None or state.percent is None:
+        return "begins"
+    parts = [f"{state.percent:.0f} %"]
+    if at.curve:
+        last = at.curve[-1]
+        parts.append(f"epoch {last.epoch} of {at.spec.schedule.epochs}, accuracy {last.accuracy:.2f} %")
+    if at.phase:
+        parts.append(at.phase + (f" {at.phase_done} of {at.phase_total}" if at.phase_total else ""))
+    if state.seconds_left is not None:
+        parts.append(f"{_duration(state.seconds_left)} left")
+    return ", ".join([*parts, f"on {at.host}"])
+
+
+def _failed(state: RunState) -> str:
+    return f"{state.status} after epoch {state.last_good_epoch}: {state.reason}"
+
+
+def _interrupted(state: RunState) -> str:
+    at = state.progress
+    if at is None or state.percent is None:
+        return "begun"
+    return f"{state.percent:.0f} % at {at.updated:%Y-%m-%d %H:%M} UTC on {at.host}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,172 @@
+"""Engines: where the runs of a grid go on. One run, one claim, one record, whichever engine does it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from dfkd_bench import claims, plans
+from dfkd_bench.engines.process import Ending, Relay, stands
+from dfkd_bench.engines.settings import Settings
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.events import RunEvent
+from dfkd_bench.records import Record
+from dfkd_bench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from dfkd_bench.api import Workbench
+
+__all__ = ["Engine", "EngineName", "EngineOptions", "Grid", "require_all", "run_grid"]
+
+EngineName = Literal["local", "ray", "inline"]
+Told = Callable[[RunSpec, Ending], None]
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine shares out the machine.
+
+    Attributes:
+        jobs: runs at once (local); by default one per GPU, or one on the CPU.
+        address: the Ray cluster's, `auto` for the one that this machine belongs to; by default $RAY_ADDRESS's, or a new
+            one of this machine alone.
+        gpus_per_run: a run's share of GPUs (ray); by default 1 if runs go on a GPU.
+        cpus_per_run: a run's processors (ray).
+    """
+
+    jobs: int | None = None
+    address: str | None = None
+    gpus_per_run: float | None = None
+    cpus_per_run: float = 1
+
+
+class Engine(Protocol):
+    """Tries runs, several at once if it can."""
+
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
+        """Try each spec once; `told(spec, ending)` is called in this thread as each try ends.
+
+        When it raises, `told` included, nothing of it goes on.
+        """
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What became of a grid.
+
+    Attributes:
+        records: by spec, in the order of the specs; None where a problem left no record.
+        problems: what stands in the way of runs without a record, each sentence once.
+    """
+
+    records: list[Record | None]
+    problems: list[str]
+
+
+def run_grid(
+    specs: Sequence[RunSpec],
+    bench: Workbench,
+    *,
+    engine: EngineName = "local",
+    options: EngineOptions | None = None,
+    checkpoint_seconds: float = 60.0,
+    retry: bool = False,
+) -> Grid:
+    """Do every run that has no record yet, each once, whoever else works on the same results folder.
+
+    Args:
+        specs: the runs.
+        bench: folders, device, and whom to tell what happens.
+        engine: `local` (a process per run), `ray` (a cluster), `inline` (in this process).
+        options: the engine's.
+        checkpoint_seconds: least time between a run's checkpoints.
+        retry: run again what has a record but did not finish.
+
+    Raises:
+        DfkdError: the engine or the results folder cannot be used.
+    """
+    bench.results.require_writable()
+    settings = Settings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry)
+    turn = threading.Lock()
+
+    def relay(event: RunEvent) -> None:
+        with turn:
+            bench.registry.emit(event, relayed=True)
+
+    made = _make(engine, settings, options or EngineOptions(), relay, bench)
+    before = {spec.hash: bench.results.read(spec.hash) for spec in specs}
+    problems: dict[str, None] = {}
+    held: list[RunSpec] = []
+
+    def told(spec: RunSpec, ending: Ending) -> None:
+        if ending.kind == "held":
+            held.append(spec)
+        elif ending.kind == "problem":
+            problems[ending.sentence] = None
+            bench.results.require_writable()  # if it is this, no other run can go on either
+
+    todo = [spec for spec in specs if not stands(before[spec.hash], before[spec.hash], retry)]
+    plans.keep(bench.results, specs)
+    while todo:
+        made.run(todo, before, told)
+        waiting, held = held, []
+        todo = _wait_for(waiting, held, bench, before, retry, relay)
+    records = [bench.results.read(spec.hash) for spec in specs]
+    if None not in records:
+        plans.drop(bench.results, specs)
+    return Grid(records, list(problems))
+
+
+def _make(engine: EngineName, settings: Settings, options: EngineOptions, relay: Relay, bench: Workbench) -> Engine:
+    if engine == "inline":
+        from dfkd_bench.engines.inline import InlineEngine
+
+        return InlineEngine(bench, settings)
+    if engine == "ray":
+        from dfkd_bench.engines.ray import RayEngine
+
+        return RayEngine(settings, options, relay)
+    from dfkd_bench.engines.local import LocalEngine
+
+    return LocalEngine(settings, options, relay)
+
+
+def _wait_for(
+    waiting: list[RunSpec],
+    held: list[RunSpec],
+    bench: Workbench,
+    before: Mapping[str, Record | None],
+    retry: bool,
+    relay: Relay,
+) -> list[RunSpec]:
+    """Those of `waiting` that no other process does any more and that have no record; the others go to `held`."""
+    for spec in waiting[:1]:
+        relay(RunEvent("phase", spec.hash, spec.title, {"phase": "waiting for another process"}))
+    while waiting:
+        free = [spec for spec in waiting if not claims.held(bench.results.path, spec.hash)]
+        waiting = [spec for spec in waiting if spec not in free]
+        todo = [spec for spec in free if not stands(bench.results.read(spec.hash), before[spec.hash], retry)]
+        if todo:
+            held.extend(waiting)
+            return todo
+        if waiting:
+            time.sleep(_POLL_SECONDS)
+    return []
+
+
+def require_all(specs: Sequence[RunSpec], grid: Grid) -> list[Record]:
+    """The records of a grid.
+
+    Raises:
+        DfkdError: some runs have none; the first problem is named.
+    """
+    records = [record for record in grid.records if record is not None]
+    if len(records) < len(specs):
+        first = grid.problems[0] if grid.problems else "they were not done"
+        raise DfkdError(f"{len(specs) - len(records)} of {len(specs)} runs have no record: {first}")
+    return records

@@ -1,0 +1,54 @@
+"""In this process, one run after the other: for a debugger. What kills a run kills the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dfkd_bench.claims import HeldError
+from dfkd_bench.engines.process import Ending
+from dfkd_bench.engines.settings import Settings
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.records import Record
+from dfkd_bench.runner import run_spec
+from dfkd_bench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from dfkd_bench.api import Workbench
+    from dfkd_bench.engines import Told
+
+__all__ = ["InlineEngine"]
+
+
+class InlineEngine:
+    """No processes at all.
+
+    Args:
+        bench: whose registry, store and results are used as they are.
+        settings: checkpoints and retry.
+    """
+
+    def __init__(self, bench: Workbench, settings: Settings) -> None:
+        self._bench, self._settings = bench, settings
+
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
+        """Try each spec once."""
+        for spec in specs:
+            told(spec, self._one(spec))
+
+    def _one(self, spec: RunSpec) -> Ending:
+        settings = self._settings
+        try:
+            run_spec(
+                spec,
+                self._bench.results,
+                self._bench.store,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                retry=settings.retry,
+                wait=0,
+            )
+        except HeldError:
+            return Ending("held")
+        except DfkdError as error:
+            return Ending("problem", str(error))
+        return Ending("record")

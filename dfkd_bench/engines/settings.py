@@ -1,0 +1,41 @@
+"""What a run needs beside its spec, as plain data that travels to another process or machine. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from dfkd_bench.api import Workbench
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseModel):
+    """Folders, all absolute, and how to compute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    results: Path
+    teachers: Path
+    data_root: Path | None
+    device: str
+    precision: str
+    checkpoint_seconds: float
+    retry: bool
+
+    @classmethod
+    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> Settings:
+        """Those of a workbench."""
+        where = bench.execution
+        return cls(
+            results=bench.results.path.absolute(),
+            teachers=bench.store.path.absolute(),
+            data_root=None if where.data_root is None else where.data_root.absolute(),
+            device=where.device.type,
+            precision="bf16" if str(where.precision) == "torch.bfloat16" else "fp32",
+            checkpoint_seconds=checkpoint_seconds,
+            retry=retry,
+        )

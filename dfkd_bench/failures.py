@@ -1,0 +1,29 @@
+"""What an exception in a run means for its record."""
+
+from __future__ import annotations
+
+import torch
+
+from dfkd_bench.records import Status
+
+__all__ = ["DivergedError", "outcome"]
+
+# What torch's allocators say in a plain RuntimeError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class DivergedError(Exception):
+    """A loss or an image became infinite or not a number."""
+
+
+def outcome(error: BaseException) -> tuple[Status, str]:
+    """The status and reason of a run that ended in `error`."""
+    text = " ".join(str(error).split())
+    if isinstance(error, DivergedError):
+        return "diverged", text
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out-of-memory", reason
+    if isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY):
+        return "out-of-memory", reason
+    return "failed", reason

@@ -1,0 +1,151 @@
+"""How far a run is, in a file beside its checkpoint: for `status`, and for the record of a run that was killed.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.files import replacing
+from dfkd_bench.method import Prior
+from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Environment, Record, Results, Status, TeacherReport
+from dfkd_bench.spec import RunSpec
+
+__all__ = ["Progress", "ProgressFile", "read"]
+
+_SECONDS = 5.0
+
+
+class Progress(BaseModel):
+    """All that a record would hold if the run ended now, and where it is.
+
+    `done` of `segments` are behind it, `resumed_at` of them since before this start; `phase_done` of `phase_total`
+    steps of the phase.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    spec: RunSpec
+    priors: dict[str, Prior]
+    environment: Environment
+    started: datetime
+    updated: datetime
+    teacher: TeacherReport | None = None
+    student_parameters: int | None = None
+    test_split: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    bank: BankReport = BankReport()
+    cost: dict[str, dict[str, Any]] = {}
+    segments: int = 0
+    done: int = 0
+    resumed_at: int = 0
+    phase: str | None = None
+    phase_done: int = 0
+    phase_total: int = 0
+    pid: int
+    host: str
+
+    @classmethod
+    def begin(cls, spec: RunSpec, priors: dict[str, Prior], environment: Environment) -> Progress:
+        """Of a run that begins now, in this process."""
+        now = datetime.now(UTC)
+        host = socket.gethostname()
+        return cls(
+            spec=spec, priors=priors, environment=environment, started=now, updated=now, pid=os.getpid(), host=host
+        )
+
+    def record(
+        self, status: Status, reason: str | None, accuracy: Accuracy | None = None, images: str | None = None
+    ) -> Record:
+        """The record of a run that ends here."""
+        return Record(
+            run=self.spec.hash,
+            spec=self.spec,
+            status=status,
+            reason=reason,
+            accuracy=accuracy,
+            curve=self.curve,
+            last_good_epoch=self.curve[-1].epoch if self.curve else 0,
+            priors=self.priors,
+            teacher=self.teacher,
+            student_parameters=self.student_parameters,
+            test_split=self.test_split,
+            bank=self.bank,
+            cost=self.cost,
+            environment=self.environment,
+            started=self.started,
+            finished=datetime.now(UTC),
+            images=images,
+        )
+
+
+def _path(results: Results, run: str) -> Path:
+    return results.folder(run) / "progress.json"
+
+
+def read(results: Results, run: str) -> Progress | None:
+    """How far a run was when it last said so; None if there is no such file, or none that can be read."""
+    try:
+        return Progress.model_validate_json(_path(results, run).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class ProgressFile:
+    """The file of a run that goes on in this process: written at its start, at epoch ends, every few seconds between.
+
+    Args:
+        results: the results folder; the run's own must be there.
+        first: how it begins.
+    """
+
+    def __init__(self, results: Results, first: Progress) -> None:
+        self.now = first
+        self._path = _path(results, first.spec.hash)
+        self._look: Callable[[], Mapping[str, Any]] | None = None
+        self._written = time.monotonic()
+
+    def follow(self, look: Callable[[], Mapping[str, Any]] | None) -> None:
+        """Ask `look` for fields from now on; None lets go of whom it asked."""
+        self._look = look
+
+    def hear(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Something happened in the run."""
+        if kind == "phase":
+            self._note(phase=data["phase"], phase_done=0, phase_total=0)
+        elif kind == "progress":
+            self._note(phase_done=data["done"], phase_total=data["total"])
+        if kind == "epoch" or time.monotonic() - self._written >= _SECONDS:
+            self.write()
+
+    def _note(self, **fields: Any) -> None:
+        self.now = self.now.model_copy(update=fields)
+
+    def refresh(self) -> Progress:
+        """How it is now."""
+        found = {} if self._look is None else self._look()
+        self._note(updated=datetime.now(UTC), **found)
+        return self.now
+
+    def write(self) -> None:
+        """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
+        self._written = time.monotonic()
+        try:
+            with replacing(self._path, durable=False) as temporary:
+                temporary.write_text(self.refresh().model_dump_json(indent=1) + "\n", encoding="utf-8")
+        except DfkdError:
+            return
+
+    def remove(self) -> None:
+        """The run has a record now."""
+        self._path.unlink(missing_ok=True)

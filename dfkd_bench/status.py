@@ -1,0 +1,152 @@
+"""A results folder at a glance, from any process that can read it. Imports no torch.
+
+Whole records are read only of what failed: of the others the first lines of the file say enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from dfkd_bench import claims, progress
+from dfkd_bench.plans import planned
+from dfkd_bench.records import Results
+from dfkd_bench.spec import RunSpec
+
+__all__ = ["RunState", "State", "of"]
+
+State = Literal["done", "running", "failed", "interrupted", "waiting"]
+
+_RUN = re.compile(r"[0-9a-f]{16}")
+# Only a key of the record itself stands one space in: no string in JSON can hold such a line.
+_STATUS = re.compile(rb'\n "status": ?"([a-z-]+)"')
+_HEAD = 1 << 16
+# Where locks cannot be asked, a progress file that is younger than this speaks for its process.
+_FRESH_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where one run is.
+
+    Attributes:
+        run: the spec's hash.
+        state: `done`; `running` (a process holds it); `failed` (a record says why); `interrupted` (begun, but nobody
+            holds it: the same command goes on with it); `waiting`.
+        title: what a person calls it; None where nothing said so cheaply.
+        status: its record's, if it has one.
+        reason: why it failed.
+        last_good_epoch: of a failed run.
+        progress: how far a running or interrupted run is.
+        seconds_left: of a running one, by its own pace so far.
+    """
+
+    run: str
+    state: State
+    title: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    last_good_epoch: int | None = None
+    progress: progress.Progress | None = None
+    seconds_left: float | None = None
+
+    @property
+    def percent(self) -> float | None:
+        """How much of the run is behind it, by its parts; they may differ in length."""
+        at = self.progress
+        if at is None or not at.segments:
+            return None
+        return 100 * (at.done + _inner(at)) / at.segments
+
+
+def _inner(at: progress.Progress) -> float:
+    """The part of the present segment that is behind the run: the phase that takes longest has told it."""
+    return min(1.0, at.phase_done / at.phase_total) / 2 if at.phase_total and at.done < at.segments else 0.0
+
+
+def of(results: Results | Path | str, specs: Iterable[RunSpec] | None = None) -> list[RunState]:
+    """The state of every run of `specs`, in their order; without them, of all that the folder knows of.
+
+    That is what was begun there, and what grids that are not done mean to do.
+    """
+    folder = results if isinstance(results, Results) else Results(Path(results))
+    if specs is not None:
+        return [_state(folder, spec.hash, spec.title) for spec in specs]
+    states = [_state(Results(path.parent), path.name, None) for path in _folders(folder.path)]
+    known = {state.run for state in states}
+    return states + [RunState(run, "waiting", title) for run, title in planned(folder).items() if run not in known]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The runs' folders, those of sub-folders such as `reference/` too."""
+    for entry in sorted(path.iterdir()):
+        if not entry.name.startswith(".") and entry.is_dir():
+            if _RUN.fullmatch(entry.name):
+                yield entry
+            else:
+                yield from _folders(entry)
+
+
+def _state(results: Results, run: str, title: str | None) -> RunState:
+    folder = results.folder(run)
+    if (folder / "progress.json").exists():
+        return _begun(results, run, title)
+    status = _status(folder / "record.json")
+    if status == "finished":
+        return RunState(run, "done", title, status)
+    if status is not None:
+        return _failed(results, run)
+    begun = (folder / "checkpoint.pt").exists()
+    return RunState(run, "interrupted" if begun else "waiting", title)
+
+
+def _begun(results: Results, run: str, title: str | None) -> RunState:
+    at = progress.read(results, run)
+    title = title if at is None else at.spec.title
+    if _held(results, run, at):
+        return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))
+    # It may have ended while we looked, or before: a record is the last thing that a run writes.
+    status = _status(results.folder(run) / "record.json")
+    if status == "finished":
+        return RunState(run, "done", title, status)
+    if status is not None and at is None:
+        return _failed(results, run)
+    return RunState(run, "interrupted", title, progress=at)
+
+
+def _held(results: Results, run: str, at: progress.Progress | None) -> bool:
+    try:
+        return claims.held(results.path, run)
+    except OSError:
+        return at is not None and (datetime.now(UTC) - at.updated).total_seconds() < _FRESH_SECONDS
+
+
+def _status(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            found = _STATUS.search(head) or _STATUS.search(head + file.read())
+    except FileNotFoundError:
+        return None
+    return found[1].decode() if found else "unreadable"
+
+
+def _failed(results: Results, run: str) -> RunState:
+    record = results.read(run)
+    if record is None or record.status == "finished":  # it was retried while we looked
+        return RunState(run, "done" if record else "waiting")
+    return RunState(run, "failed", record.spec.title, record.status, record.reason, record.last_good_epoch)
+
+
+def _seconds_left(at: progress.Progress | None) -> float | None:
+    if at is None:
+        return None
+    behind = at.done - at.resumed_at + _inner(at)
+    if behind <= 0:
+        return None
+    took = (at.updated - at.started).total_seconds()
+    return took / behind * (at.segments - at.done - _inner(at))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from e2e_kit import (
+    bench,
+    listening,
+    own_cache,  # noqa: F401
+)
+from engine_kit import fault_specs, plugins_on_path, starts  # noqa: F401
+
+from dfkd_bench import DfkdError
+from dfkd_bench.engines import EngineOptions, run_grid
+from dfkd_bench.leaderboard.table import build
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install dfkd-bench[ray]")
+
+
+@pytest.fixture
+def cluster(plugins_on_path, monkeypatch):  # noqa: F811
+    """A head and a worker node on this machine, of two processors each, that see the stranger's package."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    nodes = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=nodes)
+    made.add_node(num_cpus=2, object_store_memory=80 * 2**20, resources={"second": 1})
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def without_times(table):
+    """A leaderboard without clock readings and memory."""
+    return table.drop(columns=[name for name in table if name.startswith("seconds_")] + ["peak_memory_gib"])
+
+
+def on_both_engines(tmp_path, cluster, seeds, kill_after=None):
+    """The same grid on the cluster and on this machine; the second node dies once so many runs have ended."""
+    there, here = bench(tmp_path / "there"), bench(tmp_path / "here")
+    planned = fault_specs(there, "none", "raises", "exits", seconds=0.2, seeds=seeds)
+    ended, heard = threading.Event(), []
+    second = next(iter(cluster.worker_nodes))
+
+    def hear(event):
+        if event.kind in ("finished", "failed"):
+            heard.append(event.run)
+            if len(heard) == kill_after:
+                threading.Thread(target=kill).start()
+
+    def kill():
+        cluster.remove_node(second, allow_graceful=False)
+        ended.set()
+
+    with listening(there.registry, hear):
+        options = EngineOptions(address=cluster.address)
+        grid = run_grid(planned, there, engine="ray", options=options, checkpoint_seconds=0)
+    if kill_after is not None:
+        assert ended.wait(30)
+    assert grid.problems == []
+    assert [record.run for record in grid.records] == [spec.hash for spec in planned]
+    assert sorted(heard) == sorted(spec.hash for spec in planned)
+    assert {path.parent.name for path in there.results.path.rglob("record.json")} == set(heard)
+    run_grid(planned, here, engine="local", options=EngineOptions(jobs=2), checkpoint_seconds=0)
+    tables = [without_times(build(workbench.results.records())) for workbench in (there, here)]
+    assert tables[0].equals(tables[1])
+    assert [r.without_times() for r in there.results.records()] == [r.without_times() for r in here.results.records()]
+    return planned
+
+
+def test_a_small_grid_on_a_cluster_gives_the_local_leaderboard(tmp_path, cluster, plugins_on_path):  # noqa: F811
+    on_both_engines(tmp_path, cluster, seeds=(0,))
+    done = starts(plugins_on_path)
+    assert all(done.count(run) == 2 for run in done)  # once there, once here
+
+
+@pytest.mark.slow
+def test_a_grid_outlives_a_node(tmp_path, cluster, plugins_on_path):  # noqa: F811
+    planned = on_both_engines(tmp_path, cluster, seeds=tuple(range(8)), kill_after=5)
+    assert len(planned) == 24
+    done = starts(plugins_on_path)
+    # What was under way on the lost node (two processors) went on elsewhere; nothing else was begun twice.
+    assert len(set(done)) == 24
+    assert 48 <= len(done) <= 50
+
+
+def test_no_cluster_at_the_address_is_one_sentence(tmp_path):
+    workbench = bench(tmp_path)
+    with pytest.raises(DfkdError, match=r"^there is no Ray cluster at 127.0.0.1:1 \(.*\): start one with ray start$"):
+        run_grid([], workbench, engine="ray", options=EngineOptions(address="127.0.0.1:1"))
+
+
+def test_ray_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    started = time.monotonic()
+    with pytest.raises(DfkdError, match=r"^the ray engine needs Ray: pip install dfkd-bench\[ray\]$"):
+        run_grid([], bench(tmp_path), engine="ray")
+    assert time.monotonic() - started < 60

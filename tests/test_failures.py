@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from e2e_kit import (
+    bench,
+    listening,
+    make_record,
+    make_spec,
+    own_cache,  # noqa: F401
+    specs,
+)
+
+from dfkd_bench import DfkdError, claims, sources
+from dfkd_bench.api import Workbench
+from dfkd_bench.failures import DivergedError, outcome
+from dfkd_bench.leaderboard.table import build
+from dfkd_bench.plugins import Registry
+from dfkd_bench.runner import run_spec
+
+CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DivergedError("a loss is nan"), ("diverged", "a loss is nan")),
+        (MemoryError(), ("out-of-memory", "MemoryError")),
+        (torch.OutOfMemoryError("CUDA out of\nmemory"), ("out-of-memory", "OutOfMemoryError: CUDA out of memory")),
+        (RuntimeError(CPU_ALLOCATOR), ("out-of-memory", f"RuntimeError: {CPU_ALLOCATOR}")),
+        (RuntimeError("on purpose"), ("failed", "RuntimeError: on purpose")),
+        (SystemExit(3), ("failed", "SystemExit: 3")),
+    ],
+)
+def test_an_exception_means_a_status_and_a_reason(error, expected):
+    assert outcome(error) == expected
+
+
+def test_a_run_that_fails_before_it_has_a_teacher_is_a_row_in_the_leaderboard(tmp_path, monkeypatch):
+    workbench = bench(tmp_path)
+    first, second = specs(workbench, "noise", seeds=(0, 1))
+    monkeypatch.setattr("dfkd_bench.teachers.TeacherStore.obtain", _no_memory)
+    record = workbench.run(first)
+    assert (record.status, record.teacher, record.test_split) == ("out-of-memory", None, None)
+    assert record.priors == {"synthesizer": "none", "augmenter": "none", "filter": "none", "distiller": "none"}
+    monkeypatch.undo()
+    workbench.run(second)
+    table = build(workbench.results.records())
+    assert sorted(table["failed"]) == [0, 1]
+    assert table[table["failed"] == 1].iloc[0]["reasons"] == "seed 0: out-of-memory: MemoryError"
+
+
+def _no_memory(*_):
+    raise MemoryError
+
+
+def test_the_leaderboard_says_the_last_good_epoch_of_what_failed():
+    point = make_record().curve[0]
+    curve = tuple(point.model_copy(update={"epoch": number}) for number in (1, 2, 3))
+    failed = make_record(make_spec(seed=1), None, curve=curve)
+    assert failed.last_good_epoch == 3
+    assert make_record(accuracy=None).last_good_epoch == 0
+    assert list(build([make_record(), failed])["last_good_epoch"]) == [3]
+    assert build([make_record()])["last_good_epoch"].isna().all()
+
+
+def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypatch):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "noise")
+
+    def stop(event):
+        if event.kind == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), listening(workbench.registry, stop):
+        run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0)
+    hash_of = sources._hash_of
+    monkeypatch.setattr(sources, "_hash_of", lambda name: "f" * 16 if name == "dfkd_baselines" else hash_of(name))
+    with pytest.raises(
+        DfkdError, match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with that"
+    ):
+        workbench.run(spec)
+    assert (workbench.results.folder(spec.hash) / "checkpoint.pt").exists()
+
+
+def test_the_hash_of_a_packages_source_is_of_its_python_files(tmp_path, monkeypatch):
+    package = tmp_path / "edited"
+    (package / "sub").mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "sub" / "stage.py").write_text("x = 1", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("edited")
+    try:
+        first = sources._hash_of.__wrapped__("edited")
+        (package / "notes.txt").write_text("no code", encoding="utf-8")
+        assert sources._hash_of.__wrapped__("edited") == first
+        (package / "sub" / "stage.py").write_text("x = 2", encoding="utf-8")
+        assert sources._hash_of.__wrapped__("edited") != first
+    finally:
+        del sys.modules["edited"]
+
+
+def test_the_source_of_a_run_is_the_cores_and_its_stages():
+    workbench = Workbench.make(device="cpu", precision="fp32")
+    (spec,) = specs(workbench, "cmi")
+    assert set(sources.source_hashes(spec, workbench.registry)) == {
+        "the code of dfkd_bench",
+        "the code of dfkd_baselines",
+    }
+
+
+def test_a_claim_is_one_processs_and_ends_with_it(tmp_path):
+    first = claims.take(tmp_path, "a")
+    assert claims.held(tmp_path, "a")
+    assert claims.take(tmp_path, "a") is None
+    assert not claims.held(tmp_path, "b")
+    assert claims.take(tmp_path, "b") is not None
+    with (
+        pytest.raises(claims.HeldError, match="run a is being done by another process"),
+        claims.claimed(tmp_path, "a", wait=0),
+    ):
+        pass
+    first.release()
+    assert not claims.held(tmp_path, "a")
+    with claims.claimed(tmp_path, "a", wait=0):
+        assert claims.held(tmp_path, "a")
+
+
+def test_a_folder_without_room_for_locks_is_one_sentence(tmp_path):
+    (tmp_path / ".locks").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DfkdError, match=r"^cannot lock .*: choose another results folder or mend its rights$"):
+        claims.take(tmp_path, "a")
+
+
+def test_a_relayed_event_is_told_to_listeners_only():
+    registry, heard, installed = Registry([]), [], []
+    from dfkd_bench import RunEvent, hookimpl
+    from dfkd_bench.plugins import PluginRow
+
+    class Installed:
+        @hookimpl
+        def dfkd_run_event(self, event):
+            installed.append(event)
+
+    registry.add(Installed(), PluginRow("p", "p", "1"))
+    with listening(registry, heard.append):
+        registry.emit(RunEvent("started", "r", "t"), relayed=True)
+        registry.emit(RunEvent("phase", "r", "t"))
+    assert [event.kind for event in heard] == ["started", "phase"]
+    assert [event.kind for event in installed] == ["phase"]

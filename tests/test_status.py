@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+from e2e_kit import (
+    bench,
+    cli,
+    listening,
+    make_record,
+    make_spec,
+    own_cache,  # noqa: F401
+    program,
+    specs,
+)
+
+from dfkd_bench import claims, progress, status
+from dfkd_bench.records import Results
+from dfkd_bench.runner import run_spec
+
+
+def broken_off(workbench, spec, kind, **data):
+    """Break a run off at its first event of a kind with such data."""
+
+    def stop(event):
+        if event.kind == kind and data.items() <= event.data.items():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), listening(workbench.registry, stop):
+        run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0)
+
+
+def test_every_state_is_told_apart(tmp_path):
+    workbench = bench(tmp_path)
+    done, running, failed, interrupted, waiting = planned = specs(workbench, "noise", seeds=(0, 1, 2, 3, 4))
+    workbench.run(done)
+    broken_off(workbench, running, "epoch")
+    broken_off(workbench, interrupted, "phase")
+    workbench.results.write(make_record(failed, None))
+    lock = claims.take(tmp_path, running.hash)
+    states = {state.run: state for state in status.of(tmp_path, planned)}
+    names = [states[spec.hash].state for spec in planned]
+    assert names == ["done", "running", "failed", "interrupted", "waiting"]
+    assert [state.run for state in status.of(tmp_path, planned)] == [spec.hash for spec in planned]
+    at = states[running.hash]
+    assert at.percent == pytest.approx(100 * at.progress.done / 4, abs=13)
+    assert at.progress.done == 2
+    assert [point.epoch for point in at.progress.curve] == [1]
+    assert at.seconds_left > 0
+    assert (states[failed.hash].reason, states[failed.hash].status) == ("RuntimeError: on purpose", "failed")
+    assert {state.run: state.state for state in status.of(Results(tmp_path))} == {
+        spec.hash: state for spec, state in zip(planned[:4], names, strict=False)
+    }
+    shown = cli("status", tmp_path)
+    assert shown.code == 0
+    assert "4 runs: 1 done, 1 running, 1 failed, 1 interrupted, 0 waiting" in shown.out
+    assert f"epoch 1 of 2, accuracy {at.progress.curve[0].accuracy:.2f} %" in shown.out
+    assert "failed after epoch 0: RuntimeError: on purpose" in shown.out
+    lock.release()
+    assert status.of(tmp_path, [running])[0].state == "interrupted"
+
+
+def test_what_a_grid_means_to_do_is_waiting_until_it_is_done(tmp_path):
+    workbench = bench(tmp_path)
+    planned, seen = specs(workbench, "noise", seeds=(0, 1)), []
+
+    def look(event):
+        if event.run == planned[0].hash:
+            seen.append([state.state for state in status.of(tmp_path)])
+
+    with listening(workbench.registry, look):
+        workbench.run_all(planned, engine="inline")
+    assert seen[0] == ["running", "waiting"]
+    assert [state.state for state in status.of(tmp_path)] == ["done", "done"]
+    assert list((tmp_path / ".plans").iterdir()) == []
+
+
+def test_a_run_that_is_retried_is_running_and_then_done(tmp_path):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "noise")
+    workbench.results.write(make_record(spec, None))
+    seen = []
+    with listening(workbench.registry, lambda event: seen.append(status.of(tmp_path)[0].state)):
+        workbench.run(spec, retry=True)
+    assert set(seen[:-1]) == {"running"}
+    assert status.of(tmp_path)[0].state == "done"
+
+
+def test_the_progress_file_of_a_run_that_was_resumed_has_its_curve_from_the_start(tmp_path):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "noise", "schedule.epochs=4")
+    broken_off(workbench, spec, "phase", round=2)
+    seen = []
+
+    def look(event):
+        if event.kind == "phase":
+            seen.append(progress.read(workbench.results, spec.hash))
+
+    with listening(workbench.registry, look):
+        workbench.run(spec)
+    assert [point.epoch for point in seen[0].curve] == [1]
+    assert (seen[0].resumed_at, seen[0].done) == (3, 3)
+    assert not (workbench.results.folder(spec.hash) / "progress.json").exists()
+
+
+def test_of_a_finished_run_only_the_records_first_lines_are_read(tmp_path):
+    results = Results(tmp_path)
+    text = results.write(make_record()).read_text(encoding="utf-8")
+    end = text.index('"curve"')
+    results.folder(make_spec().hash).joinpath("record.json").write_text(text[:end] + "no JSON at all", encoding="utf-8")
+    assert [state.state for state in status.of(results)] == ["done"]
+
+
+def test_a_word_in_a_records_text_is_not_its_status(tmp_path):
+    spec = make_spec(method='a\n "status": "finished"')
+    Results(tmp_path).write(make_record(spec, None, reason='\n "status": "finished"'))
+    assert status.of(tmp_path)[0].state == "failed"
+
+
+def test_status_imports_no_torch_and_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    Results(tmp_path).write(make_record(accuracy=None))
+    code = (
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: os._exit(77) if 'torch' in sys.modules else None)\n"
+        "from dfkd_bench.cli import main; main()"
+    )
+    assert program("status", tmp_path, code=code).code == 0
+    assert "there is no results folder" in cli("status", tmp_path / "none").sentence()
