@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,14 @@ class Progress(BaseModel):
             spec=spec, priors=priors, environment=environment, started=now, updated=now, pid=os.getpid(), host=host
         )
 
-    def record(
-        self, status: Status, reason: str | None, accuracy: Accuracy | None = None, images: str | None = None
-    ) -> Record:
-        """The record of a run that ends here."""
+    def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
+        """The record of a run that ends here. Only one that finished has an accuracy."""
         return Record(
             run=self.spec.hash,
             spec=self.spec,
             status=status,
             reason=reason,
-            accuracy=accuracy,
+            accuracy=_accuracy(self.curve) if status == "finished" and self.curve else None,
             curve=self.curve,
             last_good_epoch=self.curve[-1].epoch if self.curve else 0,
             priors=self.priors,
@@ -87,6 +85,17 @@ class Progress(BaseModel):
             finished=datetime.now(UTC),
             images=images,
         )
+
+
+def _accuracy(curve: Sequence[CurvePoint]) -> Accuracy:
+    last, best = curve[-1], max(curve, key=lambda point: point.accuracy)
+    return Accuracy(
+        last=last.accuracy,
+        last_top5=last.accuracy_top5,
+        oracle_best=best.accuracy,
+        oracle_epoch=best.epoch,
+        agreement=last.agreement,
+    )
 
 
 def _path(results: Results, run: str) -> Path:
@@ -112,37 +121,27 @@ class ProgressFile:
     def __init__(self, results: Results, first: Progress) -> None:
         self.now = first
         self._path = _path(results, first.spec.hash)
-        self._look: Callable[[], Mapping[str, Any]] | None = None
         self._written = time.monotonic()
-
-    def follow(self, look: Callable[[], Mapping[str, Any]] | None) -> None:
-        """Ask `look` for fields from now on; None lets go of whom it asked."""
-        self._look = look
 
     def hear(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something happened in the run."""
         if kind == "phase":
-            self._note(phase=data["phase"], phase_done=0, phase_total=0)
+            self.note(phase=data["phase"], phase_done=0, phase_total=0)
         elif kind == "progress":
-            self._note(phase_done=data["done"], phase_total=data["total"])
+            self.note(phase_done=data["done"], phase_total=data["total"])
         if kind == "epoch" or time.monotonic() - self._written >= _SECONDS:
             self.write()
 
-    def _note(self, **fields: Any) -> None:
-        self.now = self.now.model_copy(update=fields)
-
-    def refresh(self) -> Progress:
-        """How it is now."""
-        found = {} if self._look is None else self._look()
-        self._note(updated=datetime.now(UTC), **found)
-        return self.now
+    def note(self, **fields: Any) -> None:
+        """The run says something of itself. It is not asked: a stage's `tick` leads here, and must lead no further."""
+        self.now = self.now.model_copy(update={"updated": datetime.now(UTC), **fields})
 
     def write(self) -> None:
         """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
         self._written = time.monotonic()
         try:
             with replacing(self._path, durable=False) as temporary:
-                temporary.write_text(self.refresh().model_dump_json(indent=1) + "\n", encoding="utf-8")
+                temporary.write_text(self.now.model_dump_json(indent=1) + "\n", encoding="utf-8")
         except DfkdError:
             return
 

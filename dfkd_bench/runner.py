@@ -28,7 +28,7 @@ from dfkd_bench.network import Network, Normalisation, frozen
 from dfkd_bench.pictures import Gallery
 from dfkd_bench.plugins import STAGE_KINDS, Registry
 from dfkd_bench.progress import Progress, ProgressFile
-from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Record, Results, Status, TeacherReport
+from dfkd_bench.records import BankReport, CurvePoint, Record, Results, Status, TeacherReport
 from dfkd_bench.seeds import global_state, global_stream, set_global_state, stream, stream_seed
 from dfkd_bench.segments import Segment, segments
 from dfkd_bench.spec import RunSpec
@@ -109,13 +109,14 @@ def _run_claimed(
     except (Exception, SystemExit) as error:  # a stage is a stranger's code: whatever it raises is this run's row
         status, reason = outcome(error)
         trace = None if status == "diverged" else traceback.format_exc()
-    progress, picture = file.refresh(), None
+    if run is not None:
+        file.note(**run.so_far())
+    progress, picture = file.now, None
     if run is not None and status != "out-of-memory":
         picture = run.gallery.write(folder / "images.png", run.bank, spec.title)
     # Let go of all that the run holds: the rest needs some memory.
-    file.follow(None)
     run = None
-    record = progress.record(status, reason, _accuracy(progress) if status == "finished" else None, picture)
+    record = progress.record(status, reason, picture)
     _leave(record, results, trace, checkpoint)
     file.remove()
     emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})
@@ -131,19 +132,6 @@ def _leave(record: Record, results: Results, trace: str | None, checkpoint: Chec
     results.write(record)
     if record.status not in _GO_ON:
         checkpoint.remove()
-
-
-def _accuracy(progress: Progress) -> Accuracy | None:
-    if not progress.curve:
-        return None
-    last, best = progress.curve[-1], max(progress.curve, key=lambda point: point.accuracy)
-    return Accuracy(
-        last=last.accuracy,
-        last_top5=last.accuracy_top5,
-        oracle_best=best.accuracy,
-        oracle_epoch=best.epoch,
-        agreement=last.agreement,
-    )
 
 
 # After these a retry goes on from the checkpoint; after the others it starts anew.
@@ -181,7 +169,7 @@ class _Run:
         self.loss_sums = dict[str, Tensor]()
         self.stages = StageSet(spec, registry, self.card)
         self.images = self.stages.open_door(registry, execution)
-        file.follow(self.so_far)
+        file.note(**self.so_far())
 
     def _network(self, body: nn.Module, card: Normalisation) -> Network:
         network = Network(body, card, self.execution.precision).to(self.device)
@@ -203,10 +191,12 @@ class _Run:
             self._make_stages()
             checkpoint.restore(self)
             self.resumed_at = self.done
+            self.file.note(**self.so_far())
             self.file.write()
             while self.done < len(self.plan):
                 self._do(self.plan[self.done])
                 self.done += len(self.bank) >= (self.plan[self.done].images or 0)
+                self.file.note(**self.so_far())
                 checkpoint.save_if_due(self)
             self._measure_bank()
         if weights_hash(self.teacher.body.state_dict()) != teacher_before:
@@ -335,6 +325,7 @@ class _Run:
             agreement=measured.agreement,
         )
         self.curve.append(point)
+        self.file.note(**self.so_far())
         self.emit("epoch", {**point.model_dump(), "epochs": self.spec.schedule.epochs})
 
     @torch.no_grad()

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import os
 
+# Side by side on a few cores, several threads each would stand in each other's way. Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from kit import make_card, make_context, make_convnet
 

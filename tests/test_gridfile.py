@@ -274,7 +274,12 @@ def test_each_emitted_command_runs_exactly_its_run(tmp_path, small_recipe, monke
     monkeypatch.chdir("/")
     for command, spec in zip(commands, [specs[0], *specs[2:]], strict=True):
         asked = []
-        monkeypatch.setattr("dfkd_bench.api.Workbench.run", lambda self, s, asked=asked, **o: asked.append(s) or 1 / 0)
+
+        def run_grid(chosen, *_, asked=asked, **__):
+            asked.extend(chosen)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("dfkd_bench.engines.run_grid", run_grid)
         with pytest.raises(ZeroDivisionError):
             cli(*command[1:])
         assert asked == [spec]

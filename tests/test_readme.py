@@ -55,6 +55,7 @@ def test_the_readme_names_commands_and_options_that_exist(tmp_path: Path) -> Non
             assert option in shown.stdout, (option, words)
 
 
+@pytest.mark.slow
 def test_the_reduced_cifar_command_runs_on_real_images(tmp_path: Path) -> None:
     data = os.environ.get("DFKD_BENCH_DATA")
     if data is None:

@@ -60,7 +60,7 @@ DAFL = Method(
     synthesizer=use("generative", latent_dim=512, oh=1.0, act=1e-3, bal=20.0),
     distiller=use("kd", tau=1.0),
     presets=(
-        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -72,7 +72,7 @@ ZSKT = Method(
     synthesizer=use("generative", adv=1.0),
     distiller=use("kd", tau=1.0),
     presets=(
-        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -84,7 +84,7 @@ DFAD = Method(
     synthesizer=use("generative", adv=1.0, adv_kind="l1"),
     distiller=use("l1"),
     presets=(
-        Preset(name="quick", synthesizer=use("generative", batch_size=128), schedule=_QUICK_STREAM),
+        Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -98,7 +98,7 @@ DFQ = Method(
     presets=(
         Preset(
             name="quick",
-            synthesizer=use("generative", batch_size=128, bn=0.03),
+            synthesizer=use("generative", batch_size=64, bn=0.03),
             schedule={**_QUICK_STREAM, "rounds_per_epoch": 40},
         ),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 40}),

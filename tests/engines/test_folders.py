@@ -89,5 +89,5 @@ def test_on_the_command_line_the_sentence_is_told_once_with_exit_status_2(tmp_pa
     assert done.code == 2, done
     told = [line for line in done.err.splitlines() if line.startswith("dfkd-bench: ")]
     assert 1 <= len(told) <= 2
-    assert all("File too large" in line for line in told)
+    assert all("File too large" in line for line in told), told
     assert "Traceback" not in done.err

@@ -129,7 +129,7 @@ def test_a_few_kills_change_nothing(tmp_path, kind):
     killed_and_left_alone(tmp_path, kind, kills=3, epochs=8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_twenty_kills_change_nothing(tmp_path, kind):
     killed_and_left_alone(tmp_path, kind, kills=20, epochs=60)

@@ -77,7 +77,7 @@ def test_a_small_grid_on_a_cluster_gives_the_local_leaderboard(tmp_path, cluster
     assert all(done.count(run) == 2 for run in done)  # once there, once here
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_grid_outlives_a_node(tmp_path, cluster, plugins_on_path):  # noqa: F811
     planned = on_both_engines(tmp_path, cluster, seeds=tuple(range(8)), kill_after=5)
     assert len(planned) == 24
