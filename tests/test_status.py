@@ -124,3 +124,27 @@ def test_status_imports_no_torch_and_a_folder_that_is_not_there_is_one_sentence(
     )
     assert program("status", tmp_path, code=code).code == 0
     assert "there is no results folder" in cli("status", tmp_path / "none").sentence()
+
+
+def test_with_a_grid_file_what_nobody_began_is_waiting_and_other_runs_are_left_out(tmp_path):
+    grid = tmp_path / "grid.toml"
+    grid.write_text('pairs = ["resnet8:resnet8"]\nmethods = ["noise"]\nseeds = 2\n', encoding="utf-8")
+    results = Results(tmp_path / "results")
+    planned = bench(results.path).plan_grid(grid)
+    results.write(make_record(planned[0].spec))
+    results.write(make_record())
+    assert cli("status", results.path).out.startswith("2 runs: 2 done")
+    told = cli("status", results.path, "--grid", grid)
+    assert told.out.splitlines()[0] == "2 runs: 1 done, 0 running, 0 failed, 0 interrupted, 1 waiting"
+
+
+def test_the_list_of_runs_says_what_became_of_each(tmp_path):
+    command = ("run", "--method", "noise", "--pair", "resnet8:resnet8", "--seeds", "3", "--dry-run")
+    places = ("--results", tmp_path, "--device", "cpu")
+    (first, second, _) = bench(tmp_path).plan(["noise"], ["resnet8:resnet8"], seeds=range(3))
+    Results(tmp_path).write(make_record(first))
+    Results(tmp_path).write(make_record(second, accuracy=None))
+    lines = [line.split() for line in cli(*command, *places).out.splitlines() if line.startswith("  ")]
+    assert [line[1] for line in lines] == ["done", "failed", "to"]
+    lines = [line.split() for line in cli(*command, *places, "--retry", "failed").out.splitlines() if line[:2] == "  "]
+    assert [line[1] for line in lines] == ["done", "to", "to"]

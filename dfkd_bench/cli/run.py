@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,8 +119,9 @@ def run(
     runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
     specs = [run.spec for run in runs]
     reader = Reader()
-    todo = [spec for spec in specs if _is_to_do(bench, spec, retry is not None, reader)]
-    _announce(bench, runs, todo)
+    states = {spec.hash: _state(bench, spec, retry is not None, reader) for spec in specs}
+    todo = [spec for spec in specs if states[spec.hash] == "to do"]
+    _announce(bench, runs, states)
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
@@ -146,28 +148,30 @@ def run(
     _end(done)
 
 
-def _is_to_do(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> bool:
+def _state(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> str:
+    """`to do`, `done`, or what became of it."""
     record = reader.read(bench.results.folder(spec.hash) / "record.json")
-    return record is None or (retry and record.status != "finished")
+    if record is None or (retry and record.status != "finished"):
+        return "to do"
+    return "done" if record.status == "finished" else record.status
 
 
-def _announce(bench: Workbench, runs: list[Planned], todo: list[RunSpec]) -> None:
+def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str]) -> None:
     from dfkd_bench.environment import describe
 
+    todo = [run.spec for run in runs if states[run.spec.hash] == "to do"]
     where = describe(bench.execution, bench.registry)
     device = f"{where.device} ({where.hardware}), {where.precision}"
     datasets, presets = ({getattr(run.spec, name) for run in runs} for name in ("dataset", "preset"))
     what = f"{', '.join(sorted(datasets))}, preset {', '.join(sorted(presets))}"
     typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {device}")
-    hashes = {spec.hash for spec in todo}
     lines = []
     for run in runs:
         spec = run.spec
         stages = " -> ".join((spec.synthesizer.name, spec.augmenter.name, spec.filter.name, spec.distiller.name))
         more = [f"preset {spec.preset}"] * (len(presets) > 1) + [spec.protocol] * (spec.protocol != "native")
         more += [f"'{run.label}'"] * (run.label != spec.method)
-        state = "to do" if spec.hash in hashes else "done"
-        lines.append(f"  {spec.hash}  {state:5}  {', '.join([spec.title, *more])}: {stages}")
+        lines.append(f"  {spec.hash}  {states[spec.hash]:5}  {', '.join([spec.title, *more])}: {stages}")
     typer.echo("\n".join(lines))
     for (network, dataset), spec in {(spec.pair.teacher, spec.dataset): spec for spec in todo}.items():
         recipe = spec.teacher.recipe

@@ -7,19 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.options import DataRoot
+
 if TYPE_CHECKING:
     from dfkd_bench.status import RunState
 
 
-def status(results: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("results")) -> None:
+def status(
+    results: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("results"),
+    grid: Annotated[Path | None, typer.Option(help="Show the runs of this grid file, and no others.")] = None,
+    data_root: DataRoot = None,
+) -> None:
     """Show where the runs of a results folder are. It may be asked while they go on, from any machine that sees it."""
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.status import of
 
     if not results.is_dir():
         raise DfkdError(f"there is no results folder {results}: run something first, or name another one")
-    states = of(results)
-    show(states)
+    specs = None
+    if grid is not None:
+        from dfkd_bench.api import Workbench  # knows networks, and so imports torch
+
+        bench = Workbench.make(results=results, data_root=data_root, device="cpu")
+        specs = [planned.spec for planned in bench.plan_grid(grid, keep_teacher=False)]
+    show(of(results, specs))
 
 
 def show(states: list[RunState]) -> None:
