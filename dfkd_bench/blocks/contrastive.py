@@ -64,7 +64,6 @@ class InstanceBank:
         room = self.capacity - len(self._rows)
         fresh, wrapped = rows[:room], rows[room:]
         self._rows = torch.cat((self._rows, fresh))
-        self._next = (self._next + len(fresh)) % self.capacity
         if len(wrapped):
             place = (self._next + torch.arange(len(wrapped), device=rows.device)) % self.capacity
             self._rows[place] = wrapped

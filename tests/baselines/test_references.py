@@ -77,14 +77,15 @@ def test_crops_of_one_image_have_the_cards_shape_and_the_teachers_guesses(channe
     assert batch.images.std(dim=(1, 2, 3)).median() > 0.02
 
 
-def test_crops_of_the_whole_image_are_the_image_in_its_colours():
+@pytest.mark.parametrize("picture", ["china.jpg", "flower.jpg"])
+def test_crops_of_the_whole_image_are_the_image_in_its_colours(picture):
     card = make_card(3, 8)
-    made = OneImage(OneImageOptions(batch_size=30, smallest_area=1.0), make_context(card))
+    made = OneImage(OneImageOptions(batch_size=30, smallest_area=1.0, picture=picture), make_context(card))
     images = made.synthesize(ROUND).images
     # The picture's own mean colours, to within what ratio and resampling change.
     from sklearn.datasets import load_sample_image
 
-    colours = torch.from_numpy(load_sample_image("china.jpg").copy()).float().mean(dim=(0, 1)) / 255
+    colours = torch.from_numpy(load_sample_image(picture).copy()).float().mean(dim=(0, 1)) / 255
     torch.testing.assert_close(images.mean(dim=(0, 2, 3)), colours, atol=0.05, rtol=0)
 
 
