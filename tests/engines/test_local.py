@@ -106,7 +106,7 @@ def test_twelve_processes_do_a_grid_of_twelve_once(tmp_path, plugins_on_path):  
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twelve_commands_do_a_grid_of_twelve_once(tmp_path, plugins_on_path):  # noqa: F811
     command = grid_command(tmp_path / "results", tmp_path / "teachers", "--engine", "inline", seeds=12)
     crowd = [start(*command, "--teacher", str(teacher_file())) for _ in range(12)]
