@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -67,6 +68,9 @@ def test_the_reduced_cifar_command_runs_on_real_images(tmp_path: Path) -> None:
     done = program(*[places.get(word, word) for word in words], *smaller, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "leaderboard.csv").exists()
+    (path,) = (tmp_path / "results").glob("*/record.json")
+    # The teacher is in the layout of the published checkpoints; its accuracy is known.
+    assert json.loads(path.read_bytes())["teacher"]["accuracy"] == pytest.approx(90.42, abs=0.1)
 
 
 def test_the_plugin_of_the_readme_runs_as_an_installed_package(tmp_path: Path) -> None:
@@ -88,8 +92,6 @@ def test_the_plugin_of_the_readme_runs_as_an_installed_package(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_first_command_of_the_readme_keeps_its_promises(tmp_path: Path) -> None:
-    import json
-
     words = commands()[0]
     assert words == ["run", "--method", "dda", "--pair", "wrn40_2:wrn16_1"]
     done = program(*words, folder=tmp_path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -179,15 +178,3 @@ def test_the_learning_rate_starts_as_the_recipe_says_and_ends_at_zero(tmp_path, 
 
 def test_each_dataset_has_a_default_recipe():
     assert default_recipe("digits").epochs < default_recipe("cifar10").epochs == 200
-
-
-DATA = os.environ.get("DFKD_BENCH_DATA")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not DATA, reason="DFKD_BENCH_DATA names no folder with teachers/cifar10_wrn40_2.pth and cifar10/")
-def test_a_published_teacher_has_its_accuracy(tmp_path):
-    root = Path(str(DATA))
-    workbench = Workbench.make(teachers=tmp_path, data_root=root, registry=Registry())
-    card = workbench.store.import_file(root / "teachers" / "cifar10_wrn40_2.pth", "wrn40_2", "cifar10").card
-    assert card.accuracy == pytest.approx(90.42, abs=0.1)
