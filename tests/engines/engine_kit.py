@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from e2e_kit import PAIR, specs, tiny, write_distribution
 
 from dfkd_bench.api import Workbench
-from dfkd_bench.plugins import Registry
+from dfkd_bench.plugins import Registry, default_registry
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["FAULTS", "fault_specs", "plugins_on_path", "start", "starts"]
@@ -78,7 +79,7 @@ FAULTS = {
 
 
 @pytest.fixture
-def plugins_on_path(tmp_path, monkeypatch) -> Path:
+def plugins_on_path(tmp_path, monkeypatch) -> Iterator[Path]:
     """The stranger's package, for this process and those that it starts; the log of run starts."""
     site = tmp_path / "site"
     modules = {"strange_plugin": _PLUGIN, "strange_stage": _STAGE}
@@ -88,7 +89,9 @@ def plugins_on_path(tmp_path, monkeypatch) -> Path:
     log = tmp_path / "starts"
     log.touch()
     monkeypatch.setenv("STRANGE_LOG", str(log))
-    return log
+    default_registry.cache_clear()  # it was perhaps made before the package was there
+    yield log
+    default_registry.cache_clear()
 
 
 def starts(log: Path) -> list[str]:
