@@ -31,11 +31,13 @@ class Execution:
         device: where everything is computed.
         precision: `torch.bfloat16` (autocast; losses and statistics stay float32) or `torch.float32`.
         data_root: local datasets, or None for the hub's.
+        asked: device and precision before `auto` was settled for this machine.
     """
 
     device: torch.device
     precision: Precision
     data_root: Path | None = None
+    asked: tuple[DeviceName, PrecisionName] = ("auto", "auto")
 
 
 def execution(
@@ -50,7 +52,7 @@ def execution(
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
     found = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
-    return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root)
+    return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root, (device, precision))
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,20 @@ from dfkd_bench.files import replacing, writable_folder
 from dfkd_bench.method import Prior
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Accuracy", "BankReport", "CurvePoint", "Environment", "Record", "Results", "Status", "TeacherReport"]
+__all__ = [
+    "RUN_FOLDER",
+    "Accuracy",
+    "BankReport",
+    "CurvePoint",
+    "Environment",
+    "Record",
+    "Results",
+    "Status",
+    "TeacherReport",
+]
 
+#: What a run's folder is called: its spec's hash.
+RUN_FOLDER = re.compile(r"[0-9a-f]{16}")
 Status = Literal["finished", "diverged", "failed", "out-of-memory", "killed"]
 
 

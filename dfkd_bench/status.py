@@ -14,14 +14,13 @@ from typing import Literal
 
 from dfkd_bench import claims, progress
 from dfkd_bench.plans import planned
-from dfkd_bench.records import Results
+from dfkd_bench.records import RUN_FOLDER, Results
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["RunState", "State", "of"]
 
 State = Literal["done", "running", "failed", "interrupted", "waiting"]
 
-_RUN = re.compile(r"[0-9a-f]{16}")
 # Only a key of the record itself stands one space in: no string in JSON can hold such a line.
 _STATUS = re.compile(rb'\n "status": ?"([a-z-]+)"')
 _HEAD = 1 << 16
@@ -85,7 +84,7 @@ def _folders(path: Path) -> Iterator[Path]:
     """The runs' folders, those of sub-folders such as `reference/` too."""
     for entry in sorted(path.iterdir()):
         if not entry.name.startswith(".") and entry.is_dir():
-            if _RUN.fullmatch(entry.name):
+            if RUN_FOLDER.fullmatch(entry.name):
                 yield entry
             else:
                 yield from _folders(entry)

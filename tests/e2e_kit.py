@@ -104,10 +104,10 @@ def teacher_file() -> Path:
     return weights
 
 
-def bench(results: Path, registry: Registry | None = None) -> Workbench:
-    """A workbench on the CPU in float32 that knows the tiny teacher."""
+def bench(results: Path, registry: Registry | None = None, device: Any = "cpu") -> Workbench:
+    """A workbench in float32 that knows the tiny teacher."""
     return Workbench.make(
-        results=results, teachers=teachers_folder(), device="cpu", precision="fp32", registry=registry or Registry()
+        results=results, teachers=teachers_folder(), device=device, precision="fp32", registry=registry or Registry()
     )
 
 

@@ -56,6 +56,41 @@ def test_a_record_that_is_laid_out_in_another_way_is_read_all_the_same(tmp_path)
             assert read_entry(path) == meant
 
 
+def test_entries_come_in_the_order_of_their_paths_wherever_they_lie(tmp_path, monkeypatch):
+    """More than are read ahead; in sub-folders; in a folder of another name; where nothing was written yet."""
+    monkeypatch.setattr("dfkd_bench.entries._PORTION", 4)
+    many = [make_record(make_spec(seed=seed)) for seed in range(150)]
+    for index, record in enumerate(many):
+        Results(tmp_path / ("reference/one" if index % 3 else "")).write(record)
+    kept = tmp_path / "kept-by-hand"
+    kept.mkdir()
+    (kept / "record.json").write_bytes((tmp_path / many[0].run / "record.json").read_bytes())
+    (tmp_path / ("0" * 16)).mkdir()  # a run that has no record yet
+    hidden = tmp_path / ".locks"
+    hidden.mkdir()
+    (hidden / "record.json").write_text("{", encoding="utf-8")
+    found = [entry.run for entry in entries(tmp_path, pytest.fail)]
+    shallow, deep = (sorted(r.run for i, r in enumerate(many) if bool(i % 3) is inner) for inner in (False, True))
+    assert found == [*shallow, many[0].run, *deep]
+    assert list(entries(tmp_path / "nothing", pytest.fail)) == []
+
+
+def test_a_run_s_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    Results(tmp_path).write(make_record())
+    locked = Results(tmp_path).write(make_record(make_spec(seed=1)))
+    real = open
+
+    def guarded(path, *args, **kwargs):
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    told = []
+    assert [entry.spec.seed for entry in entries(tmp_path, told.append)] == [0]
+    assert [str(error) for error in told] == [f"cannot read {locked} (Permission denied)"]
+
+
 def test_the_table_of_entries_is_that_of_the_records(tmp_path):
     results = Results(tmp_path)
     for record in some_records():

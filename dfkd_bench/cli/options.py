@@ -90,7 +90,7 @@ Jobs = Annotated[
 Address = Annotated[str | None, typer.Option(help="The Ray cluster's address, such as auto or HOST:6379.")]
 GpusPerRun = Annotated[
     float | None,
-    typer.Option(min=0, help="A run's share of GPUs (ray), such as 0.5; by default 1 where there are any."),
+    typer.Option(min=0, help="A run's share of GPUs (ray), such as 0.5; by default 1 if the cluster has any."),
 ]
 CpusPerRun = Annotated[float, typer.Option(min=0, help="A run's processors (ray).")]
 CheckpointSeconds = Annotated[

@@ -121,7 +121,7 @@ def run(
     reader = Reader()
     states = {spec.hash: _state(bench, spec, retry is not None, reader) for spec in specs}
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
-    _announce(bench, runs, states)
+    _announce(bench, runs, states, _where(bench, engine))
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
@@ -156,15 +156,21 @@ def _state(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> str:
     return "done" if record.status == "finished" else record.status
 
 
-def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str]) -> None:
+def _where(bench: Workbench, engine: EngineChoice) -> str:
+    """Device and precision of the runs."""
     from dfkd_bench.environment import describe
 
-    todo = [run.spec for run in runs if states[run.spec.hash] == "to do"]
+    if engine is EngineChoice.ray:
+        return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
     where = describe(bench.execution, bench.registry)
-    device = f"{where.device} ({where.hardware}), {where.precision}"
+    return f"{where.device} ({where.hardware}), {where.precision}"
+
+
+def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], where: str) -> None:
+    todo = [run.spec for run in runs if states[run.spec.hash] == "to do"]
     datasets, presets = ({getattr(run.spec, name) for run in runs} for name in ("dataset", "preset"))
     what = f"{', '.join(sorted(datasets))}, preset {', '.join(sorted(presets))}"
-    typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {device}")
+    typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {where}")
     lines = []
     for run in runs:
         spec = run.spec

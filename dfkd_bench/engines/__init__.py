@@ -35,7 +35,7 @@ class EngineOptions:
         jobs: runs at once (local); by default one per GPU, or one on the CPU.
         address: the Ray cluster's, `auto` for the one that this machine belongs to; by default $RAY_ADDRESS's, or a new
             one of this machine alone.
-        gpus_per_run: a run's share of GPUs (ray); by default 1 if runs go on a GPU.
+        gpus_per_run: a run's share of GPUs (ray); by default 1 if the cluster has GPUs, unless `cpu` is asked for.
         cpus_per_run: a run's processors (ray).
     """
 
@@ -130,7 +130,9 @@ def _make(engine: EngineName, settings: Settings, options: EngineOptions, relay:
     if engine == "ray":
         from dfkd_bench.engines.ray import RayEngine
 
-        return RayEngine(settings, options, relay)
+        # Each node settles `auto` for itself: the machine that asks may have no GPU, or another processor.
+        device, precision = bench.execution.asked
+        return RayEngine(settings.model_copy(update={"device": device, "precision": precision}), options, relay)
     from dfkd_bench.engines.local import LocalEngine
 
     return LocalEngine(settings, options, relay)

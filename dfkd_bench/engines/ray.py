@@ -79,7 +79,10 @@ class RayEngine:
                 ) from error
         gpus = options.gpus_per_run
         if gpus is None:
-            gpus = 1 if settings.device == "cuda" else 0
+            has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+            gpus = 1 if settings.device == "cuda" or (settings.device == "auto" and has_gpus) else 0
+        if gpus == 0 and settings.device == "auto":
+            self._settings = settings.model_copy(update={"device": "cpu"})  # a GPU that is there is not this run's
         self._remote: Any = ray.remote(
             num_cpus=options.cpus_per_run, num_gpus=gpus, max_retries=_MAX_RETRIES, max_calls=0
         )(_task)

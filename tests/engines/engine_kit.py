@@ -16,7 +16,7 @@ from dfkd_bench.api import Workbench
 from dfkd_bench.plugins import Registry, default_registry
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["FAULTS", "fault_specs", "plugins_on_path", "start", "starts"]
+__all__ = ["FAULTS", "fault_specs", "gpus_seen", "plugins_on_path", "start", "starts"]
 
 _PLUGIN = """
 import os, time
@@ -30,7 +30,7 @@ def dfkd_synthesizers(register):
 def dfkd_run_event(event):
     if event.kind == "started" and "STRANGE_LOG" in os.environ:
         with open(os.environ["STRANGE_LOG"], "a") as log:
-            log.write(f"{event.run} {os.getpid()}\\n")
+            log.write(f"{event.run} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
 """
 _STAGE = """
 import os, resource, time
@@ -97,6 +97,11 @@ def plugins_on_path(tmp_path, monkeypatch) -> Iterator[Path]:
 def starts(log: Path) -> list[str]:
     """The runs that were started, in order, as often as they were."""
     return [line.split()[0] for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def gpus_seen(log: Path) -> list[str]:
+    """What the runs saw in CUDA_VISIBLE_DEVICES, in the order of their starts."""
+    return [line.split()[1] for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def fault_specs(workbench: Workbench, *faults: str, seconds: float = 0, seeds: tuple[int, ...] = (0,)) -> list[RunSpec]:

@@ -9,7 +9,7 @@ from e2e_kit import (
     listening,
     own_cache,  # noqa: F401
 )
-from engine_kit import fault_specs, plugins_on_path, starts  # noqa: F401
+from engine_kit import fault_specs, gpus_seen, plugins_on_path, starts  # noqa: F401
 
 from dfkd_bench import DfkdError
 from dfkd_bench.engines import EngineOptions, run_grid
@@ -26,7 +26,8 @@ def cluster(plugins_on_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     nodes = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=nodes)
-    made.add_node(num_cpus=2, object_store_memory=80 * 2**20, resources={"second": 1})
+    # A GPU in name only: Ray gives it out as it would a real one.
+    made.add_node(num_cpus=2, num_gpus=1, object_store_memory=80 * 2**20, resources={"second": 1})
     made.wait_for_nodes()
     yield made
     ray.shutdown()
@@ -85,6 +86,16 @@ def test_a_grid_outlives_a_node(tmp_path, cluster, plugins_on_path):  # noqa: F8
     # What was under way on the lost node (two processors) went on elsewhere; nothing else was begun twice.
     assert len(set(done)) == 24
     assert 48 <= len(done) <= 50
+
+
+def test_runs_get_the_cluster_s_gpus_unless_they_are_not_wanted(tmp_path, cluster, plugins_on_path):  # noqa: F811
+    # The machine that asks has no GPU, so that `auto` must not be settled there.
+    for seed, (device, share, seen) in enumerate((("auto", None, "0"), ("auto", 0, "None"), ("cpu", None, "None"))):
+        workbench = bench(tmp_path / "results", device=device)
+        options = EngineOptions(address=cluster.address, gpus_per_run=share)
+        grid = run_grid(fault_specs(workbench, "none", seeds=(seed,)), workbench, engine="ray", options=options)
+        assert [record.status for record in grid.records] == ["finished"]
+        assert gpus_seen(plugins_on_path)[seed] == seen, (device, share)
 
 
 def test_no_cluster_at_the_address_is_one_sentence(tmp_path):
