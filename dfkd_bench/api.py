@@ -16,7 +16,6 @@ from dfkd_bench.grid import Override, Request, plan
 from dfkd_bench.gridfile import Planned, plan_file
 from dfkd_bench.plugins import Registry, StageKind, default_registry
 from dfkd_bench.records import Record, Results
-from dfkd_bench.runner import run_spec
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 from dfkd_bench.teachers import TeacherStore, default_recipe
 
@@ -128,6 +127,8 @@ class Workbench:
 
     def run(self, spec: RunSpec, **options: Any) -> Record:
         """The record of a spec, run now unless it is there; see `runner.run_spec`."""
+        from dfkd_bench.runner import run_spec  # plans do without it, and it takes its time
+
         return run_spec(spec, self.results, self.store, **options)
 
     def run_all(

@@ -73,6 +73,8 @@ class FaultySynthesizer(Synthesizer[FaultOptions]):
             next(m for m in self.context.teacher.modules() if isinstance(m, nn.BatchNorm2d)).running_mean.add_(1e-3)
         if fault == "nothing":
             return batch.select(slice(0, 0))
+        if fault == "torch's own generator":
+            return SyntheticBatch(torch.rand_like(batch.images), batch.targets)
         return batch
 
 
@@ -336,11 +338,21 @@ class Interrupts:
 )
 def test_a_run_that_is_broken_off_again_and_again_ends_in_the_same_record(tmp_path, method, overrides):
     swaps = {"augmenter": "classic"} if method == "noise" else None
-    whole = bench(tmp_path / "whole")
+    whole, pieces = bench(tmp_path / "whole"), bench(tmp_path / "pieces")
     (spec,) = specs(whole, method, *overrides, swaps=swaps)
+    in_pieces_as_whole(spec, whole, pieces)
+
+
+def test_a_stage_that_draws_from_torchs_own_generator_may_be_broken_off_too(tmp_path):
+    whole, spec = faulty(tmp_path / "whole", "synthesizer.fault=torch's own generator", "schedule.epochs=6")
+    pieces, _ = faulty(tmp_path / "pieces")
+    in_pieces_as_whole(spec, whole, pieces)
+
+
+def in_pieces_as_whole(spec, whole, pieces):
     expected = whole.run(spec)
     assert expected.status == "finished"
-    pieces, rng, breaks = bench(tmp_path / "pieces"), random.Random(method), 0
+    rng, breaks = random.Random(spec.method), 0
     for _ in range(100):
         try:
             with listening(pieces.registry, Interrupts(rng.randint(1, 6))):

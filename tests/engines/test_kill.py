@@ -48,6 +48,13 @@ class AtEvent:
             die()
 
 
+class Counting:
+    @hookimpl
+    def dfkd_run_event(self, event):
+        with open(results + "/events", "a") as file:
+            file.write(".")
+
+
 def in_a_checkpoint(left):
     write = Path.write_bytes
 
@@ -71,8 +78,12 @@ def attempt(how, folder):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         bench = Workbench.make(results=folder, teachers=teachers, device="cpu", precision="fp32")
+        if how is None:
+            bench.registry.listen(Counting())
         if how == "event":
-            bench.registry.listen(AtEvent(rng.randint(0, 12)))
+            # So far each time that a third of the run is behind them all: few kills are not all in the first epoch.
+            events = Path(results, "events").stat().st_size
+            bench.registry.listen(AtEvent(rng.randint(events // int(kills) // 2, events // int(kills))))
         if how == "checkpoint":
             in_a_checkpoint(rng.randint(1, 2))  # one is there, so that the next try is a resumption
         run_spec(spec, bench.results, bench.store, checkpoint_seconds=0)
