@@ -16,7 +16,7 @@ from dfkd_bench.api import Workbench
 from dfkd_bench.plugins import Registry, default_registry
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["FAULTS", "fault_specs", "gpus_seen", "plugins_on_path", "start", "starts"]
+__all__ = ["FAULTS", "begun_below", "fault_specs", "gpus_seen", "plugins_on_path", "start", "starts"]
 
 _PLUGIN = """
 import os, time
@@ -30,7 +30,7 @@ def dfkd_synthesizers(register):
 def dfkd_run_event(event):
     if event.kind == "started" and "STRANGE_LOG" in os.environ:
         with open(os.environ["STRANGE_LOG"], "a") as log:
-            log.write(f"{event.run} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+            log.write(f"{event.run} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}\\n")
 """
 _STAGE = """
 import os, resource, time
@@ -102,6 +102,22 @@ def starts(log: Path) -> list[str]:
 def gpus_seen(log: Path) -> list[str]:
     """What the runs saw in CUDA_VISIBLE_DEVICES, in the order of their starts."""
     return [line.split()[1] for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def begun_below(ancestor: int, log: Path) -> set[str]:
+    """The runs whose processes are alive and descend from a process."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return {run for run, _, pid in map(str.split, lines) if ancestor in _ancestors(int(pid))}
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        pid = int(status.rpartition(")")[2].split()[1])
+        yield pid
 
 
 def fault_specs(workbench: Workbench, *faults: str, seconds: float = 0, seeds: tuple[int, ...] = (0,)) -> list[RunSpec]:
