@@ -221,6 +221,13 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(tmp_path, small_rec
     assert list(tmp_path.iterdir()) == []
 
 
+def test_on_a_cluster_device_and_precision_are_told_as_they_were_asked_for(tmp_path):
+    asked = ("run", "--method", "noise", *PAIR, "--engine", "ray", "--dry-run", "--results", tmp_path)
+    assert cli(*asked).out.splitlines()[0].endswith("; a Ray cluster, device auto, precision auto")
+    done = cli(*asked, "--device", "cpu", "--precision", "fp32")
+    assert done.out.splitlines()[0].endswith("; a Ray cluster, device cpu, precision fp32")
+
+
 def test_a_dry_run_with_a_teachers_file_writes_nothing_either(tmp_path):
     places = ("--results", tmp_path / "results", "--teachers", tmp_path / "teachers", "--device", "cpu")
     done = cli("run", "--method", "noise", *PAIR, "--teacher", teacher_file(), "--dry-run", *places)
