@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.collection import without_collection
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
@@ -30,9 +31,7 @@ from dfkd_bench.cli.options import (
 if TYPE_CHECKING:
     from dfkd_bench.api import Workbench
     from dfkd_bench.engines import Grid
-    from dfkd_bench.entries import Reader
     from dfkd_bench.gridfile import Planned
-    from dfkd_bench.spec import RunSpec
 
 
 def run(
@@ -88,19 +87,8 @@ def run(
 
     Every method is run on every pair with every seed; what the results folder holds already is not run again.
     """
-    from dfkd_bench.api import Workbench
-    from dfkd_bench.cli import progress
     from dfkd_bench.cli.planning import left, planned
-    from dfkd_bench.engines import EngineOptions, run_grid
-    from dfkd_bench.entries import Reader
 
-    bench = Workbench.make(
-        results=results,
-        teachers=teachers,
-        data_root=data_root,
-        device=device.value,
-        precision=precision.value,
-    )
     asked = {
         "method": method,
         "pair": pair,
@@ -116,17 +104,28 @@ def run(
         "distiller": distiller,
         "teacher": teacher,
     }
-    runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
+    with without_collection():
+        from dfkd_bench.api import Workbench
+
+        bench = Workbench.make(
+            results=results,
+            teachers=teachers,
+            data_root=data_root,
+            device=device.value,
+            precision=precision.value,
+        )
+        runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
+        states = _states(bench, runs, retry is not None)
     specs = [run.spec for run in runs]
-    reader = Reader()
-    states = {spec.hash: _state(bench, spec, retry is not None, reader) for spec in specs}
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
         return
+    from dfkd_bench.cli import progress
     from dfkd_bench.cli.tables import print_comparison, update_leaderboard  # not needed before, and takes its time
+    from dfkd_bench.engines import EngineOptions, run_grid
 
     bench.results.require_writable()
     with progress.shown(bench.registry):
@@ -148,12 +147,18 @@ def run(
     _end(done)
 
 
-def _state(bench: Workbench, spec: RunSpec, retry: bool, reader: Reader) -> str:
-    """`to do`, `done`, or what became of it."""
-    record = reader.read(bench.results.folder(spec.hash) / "record.json")
-    if record is None or (retry and record.status != "finished"):
-        return "to do"
-    return "done" if record.status == "finished" else record.status
+def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
+    """Of each run's hash `to do`, `done`, or what became of it."""
+    from dfkd_bench.entries import Reader
+
+    reader, states = Reader(), {}
+    for run in runs:
+        record = reader.read(bench.results.folder(run.spec.hash) / "record.json")
+        if record is None or (retry and record.status != "finished"):
+            states[run.spec.hash] = "to do"
+        else:
+            states[run.spec.hash] = "done" if record.status == "finished" else record.status
+    return states
 
 
 def _where(bench: Workbench, engine: EngineChoice) -> str:

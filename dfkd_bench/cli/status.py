@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.collection import without_collection
 from dfkd_bench.cli.options import DataRoot
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ def status(
         raise DfkdError(f"there is no results folder {results}: run something first, or name another one")
     specs = None
     if grid is not None:
-        from dfkd_bench.api import Workbench  # knows networks, and so imports torch
+        with without_collection():
+            from dfkd_bench.api import Workbench  # knows networks, and so imports torch
 
-        bench = Workbench.make(results=results, data_root=data_root, device="cpu")
-        specs = [planned.spec for planned in bench.plan_grid(grid, keep_teacher=False)]
+            bench = Workbench.make(results=results, data_root=data_root, device="cpu")
+            specs = [planned.spec for planned in bench.plan_grid(grid, keep_teacher=False)]
     show(of(results, specs))
 
 

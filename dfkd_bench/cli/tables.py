@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+
+from dfkd_bench.cli.collection import without_collection
 
 if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError
@@ -30,12 +31,8 @@ def update_leaderboard(results: Results) -> tuple[pd.DataFrame, int]:
     from dfkd_bench.leaderboard.table import build, write_csv
 
     damaged: list[DfkdError] = []
-    # Nothing here refers to itself, and looking through a hundred thousand records for what does takes seconds.
-    gc.disable()
-    try:
+    with without_collection():
         table = build(entries(results.path, damaged.append))
-    finally:
-        gc.enable()
     for error in damaged:
         print(f"dfkd-bench: left out: {error}", file=sys.stderr)
     if len(table) or not damaged:

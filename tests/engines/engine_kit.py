@@ -30,7 +30,7 @@ def dfkd_synthesizers(register):
 def dfkd_run_event(event):
     if event.kind == "started" and "STRANGE_LOG" in os.environ:
         with open(os.environ["STRANGE_LOG"], "a") as log:
-            log.write(f"{event.run} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}\\n")
+            log.write(f"{event.run} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
 """
 _STAGE = """
 import os, resource, time
@@ -101,13 +101,13 @@ def starts(log: Path) -> list[str]:
 
 def gpus_seen(log: Path) -> list[str]:
     """What the runs saw in CUDA_VISIBLE_DEVICES, in the order of their starts."""
-    return [line.split()[1] for line in log.read_text(encoding="utf-8").splitlines()]
+    return [line.split()[2] for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def begun_below(ancestor: int, log: Path) -> set[str]:
     """The runs whose processes are alive and descend from a process."""
     lines = log.read_text(encoding="utf-8").splitlines()
-    return {run for run, _, pid in map(str.split, lines) if ancestor in _ancestors(int(pid))}
+    return {run for run, pid, _ in map(str.split, lines) if ancestor in _ancestors(int(pid))}
 
 
 def _ancestors(pid: int) -> Iterator[int]:
