@@ -44,14 +44,15 @@ class Workbench:
         device: DeviceName = "auto",
         precision: PrecisionName = "auto",
         registry: Registry | None = None,
+        here: bool = True,
     ) -> Workbench:
-        """With the defaults of the command line.
+        """With the defaults of the command line; `here` is false where an engine does the runs on other machines.
 
         Raises:
             DfkdError: the device is not there.
         """
         registry = registry or default_registry()
-        settled = execution(device, precision, None if data_root is None else Path(data_root))
+        settled = execution(device, precision, None if data_root is None else Path(data_root), here=here)
         store = TeacherStore(cache_folder("teachers") if teachers is None else Path(teachers), registry, settled)
         return cls(registry, settled, store, Results(Path(results)))
 

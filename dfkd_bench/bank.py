@@ -166,10 +166,10 @@ class ImageBank:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
-            "images": self.images.clone(),
-            "targets": self.targets.clone(),
+            "images": self.images.to("cpu", copy=True),  # a second bank need not fit on the device
+            "targets": self.targets.to("cpu", copy=True),
             "next": self._next,
-            "order": self._order.clone(),
+            "order": self._order.to("cpu", copy=True),
             "cursor": self._cursor,
         }
 

@@ -25,6 +25,12 @@ def _path(results: Path, run: str) -> Path:
     return results / ".locks" / run
 
 
+def _lock(path: Path) -> filelock.BaseFileLock:
+    # Not bound to a thread: an engine takes a claim in one and gives it back in another. And never a file that merely
+    # exists in place of a lock: it would outlive a process that is killed, and the run would wait for ever.
+    return filelock.FileLock(path, thread_local=False, fallback_to_soft=False)
+
+
 def take(results: Path, run: str, *, wait: float = 0) -> filelock.BaseFileLock | None:
     """Claim a run: a lock to `release()`, or None if another process holds it.
 
@@ -39,8 +45,7 @@ def take(results: Path, run: str, *, wait: float = 0) -> filelock.BaseFileLock |
     path = _path(results, run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not bound to a thread: an engine takes a claim in one and gives it back in another.
-        lock = filelock.FileLock(path, thread_local=False)
+        lock = _lock(path)
         lock.acquire(timeout=wait)
     except filelock.Timeout:
         return None
@@ -75,7 +80,7 @@ def held(results: Path, run: str) -> bool:
     path = _path(results, run)
     if not path.exists():
         return False
-    lock = filelock.FileLock(path, thread_local=False)
+    lock = _lock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -41,16 +41,23 @@ class Execution:
 
 
 def execution(
-    device: DeviceName = "auto", precision: PrecisionName = "auto", data_root: Path | None = None
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    data_root: Path | None = None,
+    *,
+    here: bool = True,
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
+
+    With `here` false the runs go on on other machines, and this one need not have what is asked for.
 
     Raises:
         DfkdError: `cuda` is asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and here and not has_gpu:
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
-    found = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    found = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
     return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root, (device, precision))
 

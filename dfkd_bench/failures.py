@@ -8,8 +8,8 @@ from dfkd_bench.records import Status
 
 __all__ = ["DivergedError", "outcome"]
 
-# What torch's allocators say in a plain RuntimeError.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What torch's allocators, CUDA, its libraries and the operating system say, in errors of many types.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 
 
 class DivergedError(Exception):
@@ -24,6 +24,6 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "out-of-memory", reason
-    if isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY):
+    if isinstance(error, RuntimeError | OSError) and any(words in text.lower() for words in _NO_MEMORY):
         return "out-of-memory", reason
     return "failed", reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,18 +31,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         DfkdError: the folder cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        # For everyone whom the umask allows, unlike those that `tempfile` makes.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise DfkdError(
             f"cannot write into {path.parent} ({error.strerror}): choose another folder or mend its rights"
         ) from error
-    temporary = Path(name)
     try:
-        # mkstemp makes the file private; results are for everyone whom the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         yield temporary
         if durable:
             with temporary.open("rb") as written:

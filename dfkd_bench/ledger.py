@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,10 +45,11 @@ class CostLedger:
         self.device = device
         self.phases: dict[str, PhaseCost] = {}
         self._open: str | None = None
+        self._asides: list[tuple[str, Callable[[], float]]] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[PhaseCost]:
-        """Everything inside is booked to `name`. Phases do not nest."""
+        """Everything inside is booked to `name`. Phases do not nest, but see `aside`."""
         if self._open is not None:
             raise RuntimeError(f"phase '{name}' inside phase '{self._open}'")
         cost = self.phases.setdefault(name, PhaseCost())
@@ -62,8 +63,30 @@ class CostLedger:
         finally:
             self._synchronise()
             cost.seconds += time.perf_counter() - start
+            for other, seconds in self._asides:
+                cost.seconds -= (took := seconds())
+                self.phases[other].seconds += took
+            self._asides = []
             cost.peak_memory = max(cost.peak_memory, self._peak_memory())
             self._open = None
+
+    @contextmanager
+    def aside(self, name: str) -> Iterator[PhaseCost]:
+        """Inside an open phase: what is inside is booked to `name` instead, but for memory.
+
+        The device is not synchronised for it: it takes its own times, which are read when the phase ends.
+        """
+        if self._open is None:
+            raise RuntimeError(f"'{name}' aside of no phase")
+        around, self._open = self._open, name
+        cost = self.phases.setdefault(name, PhaseCost())
+        watch = _DeviceWatch() if self.device.type == "cuda" else _Watch()
+        try:
+            yield cost
+        finally:
+            watch.stop()
+            self._asides.append((name, watch.seconds))
+            self._open = around
 
     def watch(self, module: nn.Module, role: str) -> list[RemovableHandle]:
         """Count every pass of `module` under `role` from now on. Its first positional argument is the batch.
@@ -138,3 +161,28 @@ class CostLedger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._start = self._end = time.perf_counter()
+
+    def stop(self) -> None:
+        self._end = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self._end - self._start
+
+
+class _DeviceWatch:
+    """By the times at which the device comes by."""
+
+    def __init__(self) -> None:
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._start.record()
+
+    def stop(self) -> None:
+        self._end.record()
+
+    def seconds(self) -> float:
+        return float(self._start.elapsed_time(self._end)) / 1000

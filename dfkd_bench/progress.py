@@ -24,13 +24,14 @@ from dfkd_bench.spec import RunSpec
 __all__ = ["Progress", "ProgressFile", "read"]
 
 _SECONDS = 5.0
+_KNOWN = ("teacher", "student_parameters", "test_split", "curve", "bank", "cost")
 
 
 class Progress(BaseModel):
     """All that a record would hold if the run ended now, and where it is.
 
-    `done` of `segments` are behind it, `resumed_at` of them since before this start; `phase_done` of `phase_total`
-    steps of the phase.
+    `done` of `segments` are behind it and the `part` of the present one that it knows of; at `going_since`, when all
+    was there to begin or to go on, that was `resumed_at`. `phase_done` of `phase_total` steps of the phase.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -48,7 +49,9 @@ class Progress(BaseModel):
     cost: dict[str, dict[str, Any]] = {}
     segments: int = 0
     done: int = 0
-    resumed_at: int = 0
+    part: float = 0.0
+    resumed_at: float = 0.0
+    going_since: datetime | None = None
     phase: str | None = None
     phase_done: int = 0
     phase_total: int = 0
@@ -63,6 +66,12 @@ class Progress(BaseModel):
         return cls(
             spec=spec, priors=priors, environment=environment, started=now, updated=now, pid=os.getpid(), host=host
         )
+
+    def knowing(self, before: Progress | Record | None) -> Progress:
+        """With what an earlier start left: this one may end before it has read its checkpoint."""
+        if before is None:
+            return self
+        return self.model_copy(update={name: getattr(before, name) for name in _KNOWN})
 
     def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
         """The record of a run that ends here. Only one that finished has an accuracy."""

@@ -59,12 +59,18 @@ class RunState:
         at = self.progress
         if at is None or not at.segments:
             return None
-        return 100 * (at.done + _inner(at)) / at.segments
+        return 100 * _behind(at) / at.segments
 
 
 def _inner(at: progress.Progress) -> float:
-    """The part of the present segment that is behind the run: the phase that takes longest has told it."""
+    """The part of the present segment that is behind the run: it knows, or the phase that takes longest has told it."""
+    if at.part:
+        return at.part
     return min(1.0, at.phase_done / at.phase_total) / 2 if at.phase_total and at.done < at.segments else 0.0
+
+
+def _behind(at: progress.Progress) -> float:
+    return at.done + _inner(at)
 
 
 def of(results: Results | Path | str, specs: Iterable[RunSpec] | None = None) -> list[RunState]:
@@ -144,8 +150,8 @@ def _failed(results: Results, run: str) -> RunState:
 def _seconds_left(at: progress.Progress | None) -> float | None:
     if at is None:
         return None
-    behind = at.done - at.resumed_at + _inner(at)
-    if behind <= 0:
+    behind = _behind(at) - at.resumed_at
+    if behind <= 0 or at.going_since is None:
         return None
-    took = (at.updated - at.started).total_seconds()
-    return took / behind * (at.segments - at.done - _inner(at))
+    took = (at.updated - at.going_since).total_seconds()
+    return took / behind * (at.segments - _behind(at))

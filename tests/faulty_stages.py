@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from e2e_kit import bench, registry_with, specs
 from pydantic import Field
@@ -49,6 +50,9 @@ class FaultySynthesizer(Synthesizer[FaultOptions]):
         if fault == "torch's own generator":
             return SyntheticBatch(torch.rand_like(batch.images), batch.targets)
         return batch
+
+    def state_dict(self):
+        return {"seen": np.float64(3)} if self.options.fault == "state" else {}
 
 
 class FaultyAugmenter(Augmenter[FaultOptions]):

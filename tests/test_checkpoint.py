@@ -14,9 +14,9 @@ from e2e_kit import (
     specs,
     teachers_folder,
 )
-from faulty_stages import faulty
+from faulty_stages import FaultySynthesizer, faulty, grey
 
-from dfkd_bench import DfkdError
+from dfkd_bench import DfkdError, progress, status
 from dfkd_bench.runner import run_spec
 
 
@@ -142,25 +142,25 @@ def test_a_damaged_checkpoint_is_one_sentence_and_stays(broken_off, damage):
     assert workbench.run(spec).status == "finished"
 
 
-@pytest.mark.parametrize("name", ["run", "torch", "dfkd-bench"])
+@pytest.mark.parametrize("name", ["run", "device", "precision", "torch", "numpy", "the code of dfkd_baselines"])
 def test_a_checkpoint_of_another_spec_or_version_is_refused(broken_off, name):
     workbench, spec, file = broken_off
     content = torch.load(file, weights_only=True)
     now, content["identity"][name] = content["identity"][name], "another"
     torch.save(content, file)
     with pytest.raises(
-        DfkdError, match=rf"was written with {name} another, now it is {re.escape(now)}: go on with that version"
+        DfkdError, match=rf"was written with {name} another, now it is {re.escape(now)}: go on with what it was"
     ):
         workbench.run(spec)
     assert file.exists()
 
 
-def test_a_checkpoint_made_with_a_plugin_that_is_gone_is_refused(broken_off):
+def test_a_checkpoint_made_with_a_library_that_is_gone_is_refused(broken_off):
     workbench, spec, file = broken_off
     content = torch.load(file, weights_only=True)
-    content["identity"]["a-plugin"] = "1.0"
+    content["identity"]["a-library"] = "1.0"
     torch.save(content, file)
-    with pytest.raises(DfkdError, match=r"was written with a-plugin 1.0, now it is None"):
+    with pytest.raises(DfkdError, match=r"was written with a-library 1.0, now it is None"):
         workbench.run(spec)
 
 
@@ -171,3 +171,98 @@ def test_checkpoints_are_written_no_more_often_than_asked(tmp_path):
     with listening(workbench.registry, lambda _: seen.append(file.exists())):
         run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=3600)
     assert not any(seen)
+
+
+def test_what_cannot_be_gone_on_from_is_one_sentence_and_stays(broken_off):
+    workbench, spec, file = broken_off
+    content = torch.load(file, weights_only=True)
+    content["state"]["streams"]["order"] = torch.zeros(3, dtype=torch.uint8)
+    torch.save(content, file)
+    with pytest.raises(DfkdError, match=r"^the run cannot go on from the checkpoint .* \(.*\): remove it, and the run"):
+        workbench.run(spec)
+    assert file.exists()
+
+
+def test_what_cannot_be_read_back_is_told_when_it_is_written(tmp_path):
+    workbench, spec = faulty(tmp_path, "synthesizer.fault=state")
+    record = run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0)
+    assert record.reason.startswith("TypeError: a stage's state_dict holds numpy._core.multiarray.scalar, numpy.dtype:")
+
+
+def epochs_heard(workbench, spec, stop_after=None, **how):
+    """The epochs that a start of a run goes through."""
+    heard = []
+
+    def hear(event):
+        if event.kind == "epoch":
+            heard.append(event.data["epoch"])
+        if event.kind == "phase" and heard and heard[-1] == stop_after:
+            raise KeyboardInterrupt
+
+    with listening(workbench.registry, hear):
+        try:
+            run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0, **how)
+        except KeyboardInterrupt:
+            assert stop_after
+    return heard
+
+
+def test_a_retry_that_is_broken_off_goes_on_too(tmp_path, monkeypatch):
+    workbench, spec = faulty(tmp_path, "synthesizer.fault=raises", "schedule.epochs=4")
+    assert workbench.run(spec).status == "failed"
+    monkeypatch.setattr(FaultySynthesizer, "synthesize", lambda self, round: grey(self.context))
+    assert epochs_heard(workbench, spec, stop_after=2, retry=True) == [1, 2]
+    assert epochs_heard(workbench, spec, retry=True) == [3, 4]
+    assert workbench.results.read(spec.hash).status == "finished"
+
+
+def no_memory(*_):
+    raise MemoryError
+
+
+def test_a_start_that_ends_before_it_has_read_its_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    workbench, spec = faulty(tmp_path, "schedule.epochs=4")
+    epochs_heard(workbench, spec, stop_after=2)
+    monkeypatch.setattr("dfkd_bench.evaluation.Evaluator.reference", no_memory)
+    for retry in (False, True):
+        record = workbench.run(spec, retry=retry)
+        assert (record.status, record.last_good_epoch, len(record.curve)) == ("out-of-memory", 2, 2)
+    monkeypatch.undo()
+    assert epochs_heard(workbench, spec, retry=True) == [3, 4]
+
+
+def test_what_the_user_can_mend_leaves_no_run_that_seems_begun(tmp_path, monkeypatch):
+    workbench, spec = faulty(tmp_path)
+
+    def mend_me(*_):
+        raise DfkdError("mend me")
+
+    monkeypatch.setattr("dfkd_bench.teachers.TeacherStore.obtain", mend_me)
+    with pytest.raises(DfkdError, match="mend me"):
+        workbench.run(spec)
+    assert progress.read(workbench.results, spec.hash) is None
+    assert [state.state for state in status.of(workbench.results, [spec])] == ["waiting"]
+
+
+def test_the_augmentation_of_a_bank_is_broken_off_between_batches(tmp_path):
+    """Also in a bank that is full, where variants take the places of what others are yet to be made from."""
+    overrides = ("schedule.warmup_rounds=3", "schedule.bank_capacity=24", "schedule.rounds_per_epoch=0")
+    whole, pieces = bench(tmp_path / "whole"), bench(tmp_path / "pieces")
+    (spec,) = specs(whole, "noise", *overrides, "augmenter.variants=3", swaps={"augmenter": "classic"})
+    batches = []
+
+    def stop(event):
+        if event.kind == "phase" and event.data["phase"] == "augmenter":
+            batches.append(progress.read(pieces.results, spec.hash))
+            if len(batches) in (2, 4):
+                raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), listening(pieces.registry, stop):
+            run_spec(spec, pieces.results, pieces.store, checkpoint_seconds=0)
+    with listening(pieces.registry, stop):
+        record = run_spec(spec, pieces.results, pieces.store, checkpoint_seconds=0)
+    assert len(batches) == 5  # three of them, and two that were broken off before they began
+    assert [round(at.part, 3) for at in batches[2:]] == [0.333, 0.333, 0.667]
+    assert record.bank.augmented == 72
+    assert record.without_times() == whole.run(spec).without_times()

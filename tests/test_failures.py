@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
@@ -30,6 +31,12 @@ CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocat
         (MemoryError(), ("out-of-memory", "MemoryError")),
         (torch.OutOfMemoryError("CUDA out of\nmemory"), ("out-of-memory", "OutOfMemoryError: CUDA out of memory")),
         (RuntimeError(CPU_ALLOCATOR), ("out-of-memory", f"RuntimeError: {CPU_ALLOCATOR}")),
+        (RuntimeError("CUDA error: out of memory"), ("out-of-memory", "RuntimeError: CUDA error: out of memory")),
+        (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), ("out-of-memory", "RuntimeError: CUDNN_STATUS_ALLOC_FAILED")),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            ("out-of-memory", f"OSError: [Errno {errno.ENOMEM}] Cannot allocate memory"),
+        ),
         (RuntimeError("on purpose"), ("failed", "RuntimeError: on purpose")),
         (SystemExit(3), ("failed", "SystemExit: 3")),
     ],
@@ -79,7 +86,8 @@ def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypa
     hash_of = sources._hash_of
     monkeypatch.setattr(sources, "_hash_of", lambda name: "f" * 16 if name == "dfkd_baselines" else hash_of(name))
     with pytest.raises(
-        DfkdError, match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with that"
+        DfkdError,
+        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with what",
     ):
         workbench.run(spec)
     assert (workbench.results.folder(spec.hash) / "checkpoint.pt").exists()

@@ -235,3 +235,28 @@ def test_its_state_is_plain_data():
     (state,) = ledger.state_dict().values()
     assert set(state) == {"seconds", "images", "forward", "backward", "flops", "peak_memory"}
     assert all(type(value) in (int, float, dict) for value in state.values())
+
+
+def test_what_is_aside_of_a_phase_is_booked_elsewhere_with_its_seconds():
+    module = nn.Linear(5, 7)
+    ledger = watched(module)
+    with ledger.phase("around") as around:
+        module(torch.ones(2, 5))
+        with ledger.aside("within") as within:
+            module(torch.ones(3, 5))
+            time.sleep(0.2)
+        with ledger.aside("within"):
+            time.sleep(0.1)
+        module(torch.ones(4, 5))
+    assert (around.forward, within.forward) == ({"net": 6}, {"net": 3})
+    assert (around.flops, within.flops) == (6 * LINEAR_FLOPS, 3 * LINEAR_FLOPS)
+    assert within.seconds >= 0.3
+    assert 0 <= around.seconds < 0.2
+    with ledger.phase("around"):
+        time.sleep(0.01)
+    assert 0.3 <= within.seconds < 0.5  # told once
+
+
+def test_nothing_is_aside_of_no_phase():
+    with pytest.raises(RuntimeError, match="aside of no phase"), CostLedger(CPU).aside("within"):
+        pass

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from e2e_kit import (
     bench,
     listening,
     own_cache,  # noqa: F401
+    registry_with,
     specs,
 )
-from faulty_stages import FaultySynthesizer, faulty, grey
+from faulty_stages import FaultOptions, FaultySynthesizer, faulty, grey
 from PIL import Image
 
+from dfkd_bench import Synthesizer
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.models import build_model
 from dfkd_bench.plugins import STAGE_KINDS, default_registry
@@ -32,6 +35,68 @@ def declared_prior(registry, spec, kind):
 def wanted_images(registry, spec):
     stage = registry.load("synthesizer", spec.synthesizer.name)
     return stage.images_wanted(stage.Options.model_validate(spec.synthesizer.options), DIGITS)
+
+
+class Watching(Synthesizer[FaultOptions]):
+    """Notes whether the student is frozen."""
+
+    Options = FaultOptions
+    stream = True
+    seen: ClassVar[list[str]] = []
+
+    def note(self, where):
+        student = self.context.student
+        free = student.training or any(parameter.requires_grad for parameter in student.parameters())
+        self.seen.append(f"{where}: {'free' if free else 'frozen'}")
+
+    def __init__(self, options, context):
+        super().__init__(options, context)
+        self.note("making")
+
+    def synthesize(self, round):
+        self.note("round")
+        return grey(self.context)
+
+    def sample(self, count):
+        self.note("sample")
+        return grey(self.context, count)
+
+    def after_distill_step(self, batch):
+        self.note("after")
+
+
+def test_the_student_is_frozen_but_after_its_step(tmp_path):
+    workbench = bench(tmp_path, registry_with(synthesizer={"watching": Watching}))
+    (spec,) = specs(workbench, "noise", swaps={"synthesizer": "watching"})
+    assert workbench.run(spec).status == "finished"
+    assert set(Watching.seen) == {"making: frozen", "round: frozen", "sample: frozen", "after: free"}
+
+
+def test_what_a_stream_makes_in_the_students_steps_is_synthesis(tmp_path):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "zskt")
+    record, schedule = workbench.run(spec), spec.schedule
+    rounds = schedule.warmup_rounds + schedule.epochs * schedule.rounds_per_epoch
+    samples = schedule.epochs * schedule.steps_per_epoch * schedule.batch_size
+    cost = record.cost["synthesis"]
+    assert record.bank.synthesised == cost["images"] == rounds * 8 + samples
+    assert cost["forward"]["generator"] >= rounds * 8 + samples
+    assert "generator" not in record.cost["distillation"]["forward"]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_record(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("dfkd_bench.pictures.Gallery.write", broken)
+    workbench, spec = faulty(tmp_path)
+    record = workbench.run(spec)
+    assert (record.status, record.images) == ("finished", None)
+    trace = workbench.results.folder(spec.hash) / "traceback.txt"
+    assert "device-side assert" in trace.read_text(encoding="utf-8")
+    _, failing = faulty(tmp_path, "synthesizer.fault=raises")
+    assert workbench.run(failing).reason == "RuntimeError: on purpose"
+    assert "device-side" not in (workbench.results.folder(failing.hash) / "traceback.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("method", METHODS)

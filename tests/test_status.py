@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from e2e_kit import (
     bench,
@@ -148,3 +150,27 @@ def test_the_list_of_runs_says_what_became_of_each(tmp_path):
     assert [line[1] for line in lines] == ["done", "failed", "to"]
     lines = [line.split() for line in cli(*command, *places, "--retry", "failed").out.splitlines() if line[:2] == "  "]
     assert [line[1] for line in lines] == ["done", "to", "to"]
+
+
+def test_the_time_left_goes_by_the_pace_since_the_run_itself_began():
+    """Not since its teacher was trained; and a long warm-up knows its part."""
+    record = make_record()
+    at = progress.Progress.begin(make_spec(), record.priors, record.environment)
+    hours = {"started": at.updated - timedelta(hours=10), "going_since": at.updated - timedelta(hours=1)}
+    at = at.model_copy(update={**hours, "segments": 100, "part": 0.25, "phase_done": 1, "phase_total": 2})
+    assert status._seconds_left(at) == pytest.approx(3600 / 0.25 * 99.75)
+    later = at.model_copy(update={"done": 40, "part": 0.0, "resumed_at": 20.5})
+    assert status._seconds_left(later) == pytest.approx(3600 / 19.75 * 59.75)
+    assert status._seconds_left(at.model_copy(update={"going_since": None})) is None
+
+
+def test_a_long_warm_up_knows_its_part(tmp_path):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "noise", "schedule.warmup_rounds=0", "schedule.initial_images=24")
+    broken_off(workbench, spec, "phase", round=2)
+    seen = []
+    with listening(workbench.registry, lambda event: seen.append(progress.read(workbench.results, spec.hash))):
+        run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0)
+    going = next(at for at in seen if at is not None and at.part)
+    assert (going.done, going.part, going.resumed_at) == (0, 16 / 24, 16 / 24)
+    assert going.going_since > going.started

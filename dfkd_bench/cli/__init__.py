@@ -39,6 +39,3 @@ def main() -> None:
         for sentence in str(error).splitlines():
             print(f"dfkd-bench: {sentence}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("dfkd-bench: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)

@@ -113,6 +113,7 @@ def run(
             data_root=data_root,
             device=device.value,
             precision=precision.value,
+            here=engine is not EngineChoice.ray,
         )
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
         states = _states(bench, runs, retry is not None)
@@ -128,15 +129,19 @@ def run(
     from dfkd_bench.engines import EngineOptions, run_grid
 
     bench.results.require_writable()
-    with progress.shown(bench.registry):
-        done = run_grid(
-            specs,
-            bench,
-            engine=engine.value,
-            options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
-            checkpoint_seconds=checkpoint_seconds,
-            retry=retry is not None,
-        )
+    try:
+        with progress.shown(bench.registry):
+            done = run_grid(
+                specs,
+                bench,
+                engine=engine.value,
+                options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
+                checkpoint_seconds=checkpoint_seconds,
+                retry=retry is not None,
+            )
+    except KeyboardInterrupt:
+        typer.echo("dfkd-bench: interrupted; the same command goes on from the last checkpoints", err=True)
+        raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
         update_leaderboard(bench.results)

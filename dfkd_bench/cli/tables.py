@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from dfkd_bench.claims import claimed
 from dfkd_bench.cli.collection import without_collection
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ def update_leaderboard(results: Results) -> tuple[pd.DataFrame, int]:
     from dfkd_bench.leaderboard.table import build, write_csv
 
     damaged: list[DfkdError] = []
-    with without_collection():
-        table = build(entries(results.path, damaged.append))
+    # One at a time: of two commands that end together, the one that looked first must not write last.
+    with claimed(results.path, "leaderboard"):
+        with without_collection():
+            table = build(entries(results.path, damaged.append))
+        if len(table) or not damaged:
+            write_csv(table, results.path / "leaderboard.csv")
     for error in damaged:
         print(f"dfkd-bench: left out: {error}", file=sys.stderr)
-    if len(table) or not damaged:
-        write_csv(table, results.path / "leaderboard.csv")
     return table, len(damaged)
 
 

@@ -93,7 +93,12 @@ def _slots(settings: Settings, jobs: int | None) -> list[dict[str, str]]:
     if count == 1 or "OMP_NUM_THREADS" in os.environ:
         return [{} for _ in range(count)]
     # Each would take all processors, and they would stand in each other's way.
-    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))} for _ in range(count)]
+    return [{"OMP_NUM_THREADS": str(max(1, _processors() // count))} for _ in range(count)]
+
+
+def _processors() -> int:
+    """Those that this process may use: in a job of a cluster not all that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -55,23 +56,30 @@ class Children:
         self._lock = threading.Lock()
 
     def start(self, environment: Mapping[str, str]) -> subprocess.Popen[str] | None:
-        """Start a worker, unless all are being ended."""
+        """Start a worker, unless all are being ended.
+
+        Raises:
+            DfkdError: the system gives no process.
+        """
         # The worker sees the modules that this process sees, and its own folder is not one of them by chance.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109
         command = [sys.executable, "-P", "-c", "from dfkd_bench.engines.worker import main; main()"]
         with self._lock:
             if self.ending:
                 return None
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env={**os.environ, "PYTHONPATH": path, **environment},
-            )
+            try:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    env={**os.environ, "PYTHONPATH": path, **environment},
+                )
+            except OSError as error:
+                raise DfkdError(f"no worker process can be started ({error.strerror}): try fewer --jobs") from error
             self._running.add(child)
             return child
 
@@ -154,7 +162,9 @@ class _Talk:
     def _read_errors(self, stream: IO[str]) -> None:
         for line in stream:
             self.last_words.append(line)
-            sys.stderr.write(line)
+            # Whoever listened may be gone; if nobody read on, the worker would wait for ever.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(line)
 
     def _write(self, text: str) -> None:
         assert self._child.stdin is not None
@@ -271,5 +281,5 @@ def _nothing_known(spec: RunSpec, settings: Settings) -> progress.Progress:
         priors = priors_of(spec, registry)
     except DfkdError:
         priors = {}
-    where = execution(settings.device, settings.precision, settings.data_root)  # type: ignore[arg-type]
+    where = execution(settings.device, settings.precision, settings.data_root, here=False)  # type: ignore[arg-type]
     return progress.Progress.begin(spec, priors, describe(where, registry))

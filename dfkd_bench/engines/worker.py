@@ -100,6 +100,7 @@ def main() -> None:
     except MemoryError:
         os._exit(NO_MEMORY)
     teller.send(end=True)
+    sys.stdout.flush()
     sys.stderr.flush()
     # Not through the interpreter's end: what a plugin left running (threads, other processes' locks) cannot hold it up.
     os._exit(0)

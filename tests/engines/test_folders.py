@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,14 +46,14 @@ def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence
     earlier, first, second = specs(workbench, "noise", seeds=(0, 1, 2))
     workbench.run(earlier)
     before = contents(workbench.results.folder(earlier.hash))
-    make = tempfile.mkstemp
+    make = Path.touch
 
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
     def fill(event):
         if event.kind == "epoch":
-            monkeypatch.setattr(tempfile, "mkstemp", refuse)
+            monkeypatch.setattr(Path, "touch", refuse)
             monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
 
     with listening(workbench.registry, fill):
@@ -67,7 +68,7 @@ def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence
     kept = contents(workbench.results.folder(first.hash))
     assert set(kept) == {"checkpoint.pt"}
     monkeypatch.undo()
-    assert tempfile.mkstemp is make
+    assert Path.touch is make
     assert (
         workbench.run(first).without_times() == bench(tmp_path / "other", workbench.registry).run(first).without_times()
     )
