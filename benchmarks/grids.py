@@ -2,7 +2,7 @@
 
 Plans 5,000 runs in a process of its own, imports and all, with no record there and with half of them; makes the
 leaderboard of many records with curves of 200 epochs. Prints what was measured; nothing here is asserted in a test.
-The records take some 50 KB each while it runs, below `--folder`.
+The records and their curves take some 30 KB each while it runs, below `--folder`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dfkd_bench.datasets.cards import DIGITS
-from dfkd_bench.gridfile import plan_file
-from dfkd_bench.plugins import STAGE_KINDS, default_registry
-from dfkd_bench.records import Accuracy, BankReport, CurvePoint, Environment, Record, TeacherReport
+from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
+from dfkd_bench.planning.grid_file import plan_file
+from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_text
+from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, TeacherReport
 from dfkd_bench.spec import RunSpec, TeacherRef
-from dfkd_bench.teachers import default_recipe
 
 NETWORKS = ("resnet8", "resnet20", "wrn40_2", "vgg11", "resnet34")
 STUDENTS = ("resnet8", "wrn16_1", "wrn40_1", "vgg8")
@@ -42,7 +42,7 @@ def write_grid(path: Path, seeds: int, epochs: Iterable[int] = ()) -> Path:
 
 
 def specs_of(grid: Path) -> list[RunSpec]:
-    recipe = TeacherRef(recipe=default_recipe("digits"))
+    recipe = TeacherRef(recipe=DIGITS.teacher_recipe)
     return [run.spec for run in plan_file(grid, default_registry(), lambda name: DIGITS, lambda *asked: recipe)]
 
 
@@ -66,12 +66,11 @@ def record_of(spec: RunSpec) -> Record:
         spec=spec,
         status="finished",
         accuracy=Accuracy(last=89.6, last_top5=98.8, oracle_best=89.7, oracle_epoch=190, agreement=90.6),
-        curve=curve,
         priors=dict.fromkeys(STAGE_KINDS, "none"),
         teacher=TeacherReport(model=spec.pair.teacher, sha256="a" * 64, accuracy=95.0, source="trained"),
         student_parameters=1_000_000,
         test_split="b" * 64,
-        bank=BankReport(synthesised=80_000, augmented=80_000, kept=60_000, in_bank=140_000, target_agreement=80.0),
+        bank=BankReport(synthesized=80_000, augmented=80_000, kept=60_000, in_bank=140_000, target_agreement=80.0),
         cost=dict.fromkeys(("synthesis", "augmentation", "filtering", "distillation", "evaluation"), phase),
         environment=Environment(
             device="cpu",
@@ -84,22 +83,24 @@ def record_of(spec: RunSpec) -> Record:
         ),
         started=datetime(2026, 1, 1, tzinfo=UTC),
         finished=datetime(2026, 1, 2, tzinfo=UTC),
-    )
+    ).with_curve(curve)
 
 
 def write_records(specs: Iterable[RunSpec], folder: Path) -> float:
     """Records as the program writes them, by exchanging hash and seed in the text; their mean size in bytes."""
-    patterns: dict[tuple[str, str, int], tuple[RunSpec, str]] = {}
+    patterns: dict[tuple[str, str, int], tuple[RunSpec, str, str]] = {}
     sizes = []
     for spec in specs:
         key = (spec.method, str(spec.pair), spec.schedule.epochs)
         if key not in patterns:
-            patterns[key] = (spec, record_of(spec).model_dump_json(indent=1) + "\n")
-        first, pattern = patterns[key]
+            record = record_of(spec)
+            patterns[key] = (spec, record.model_dump_json(indent=1) + "\n", curve_text(record.curve()))
+        first, pattern, curve = patterns[key]
         seeded = pattern.replace(f'\n  "seed": {first.seed},', f'\n  "seed": {spec.seed},', 1)
         text = seeded.replace(first.hash, spec.hash, 1)
         (folder / spec.hash).mkdir(parents=True)
         (folder / spec.hash / "record.json").write_text(text, encoding="utf-8")
+        (folder / spec.hash / CURVE_FILE).write_text(curve, encoding="utf-8")
         sizes.append(len(text))
     return statistics.fmean(sizes)
 

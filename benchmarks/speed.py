@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dfkd_bench.bank import ImageBank, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.models.wrn import wrn40_2
-from dfkd_bench.network import Network
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+from dfkd_bench.stages.network import Network
 
 Work = Callable[[], object]
 

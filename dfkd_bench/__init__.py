@@ -12,46 +12,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Augmenter": "stages",
-    "CostLedger": "ledger",
-    "DatasetCard": "datasets.card",
+    "Augmenter": "stages.base",
+    "CostLedger": "stages.ledger",
+    "DatasetCard": "card",
     "DfkdError": "errors",
-    "Distiller": "stages",
-    "Filter": "stages",
-    "ImageBank": "bank",
+    "Distiller": "stages.base",
+    "Filter": "stages.base",
+    "ImageBank": "stages.bank",
     "Method": "method",
-    "Network": "network",
-    "Observation": "network",
+    "Network": "stages.network",
+    "Observation": "stages.network",
     "Preset": "method",
-    "Record": "records",
-    "Results": "records",
-    "Round": "stages",
-    "RunEvent": "events",
+    "Prior": "method",
+    "Record": "results.records",
+    "Results": "results.records",
+    "Round": "stages.base",
+    "RunEvent": "hooks.events",
     "RunSpec": "spec",
     "Schedule": "method",
-    "StageContext": "stages",
-    "StageOptions": "stages",
-    "SyntheticBatch": "bank",
-    "Synthesizer": "stages",
-    "TrainTransform": "datasets.card",
-    "hookimpl": "hookspecs",
+    "StageContext": "stages.base",
+    "StageOptions": "stages.options",
+    "SyntheticBatch": "stages.bank",
+    "Synthesizer": "stages.base",
+    "TeacherRecipe": "card",
+    "TrainTransform": "card",
+    "first_line": "errors",
+    "frozen": "stages.network",
+    "hookimpl": "hooks.specs",
     "run": "api",
     "use": "method",
 }
 
 if TYPE_CHECKING:
     from dfkd_bench.api import run
-    from dfkd_bench.bank import ImageBank, SyntheticBatch
-    from dfkd_bench.datasets.card import DatasetCard, TrainTransform
-    from dfkd_bench.errors import DfkdError
-    from dfkd_bench.events import RunEvent
-    from dfkd_bench.hookspecs import hookimpl
-    from dfkd_bench.ledger import CostLedger
-    from dfkd_bench.method import Method, Preset, Schedule, use
-    from dfkd_bench.network import Network, Observation
-    from dfkd_bench.records import Record, Results
+    from dfkd_bench.card import DatasetCard, TeacherRecipe, TrainTransform
+    from dfkd_bench.errors import DfkdError, first_line
+    from dfkd_bench.hooks.events import RunEvent
+    from dfkd_bench.hooks.specs import hookimpl
+    from dfkd_bench.method import Method, Preset, Prior, Schedule, use
+    from dfkd_bench.results.records import Record, Results
     from dfkd_bench.spec import RunSpec
-    from dfkd_bench.stages import Augmenter, Distiller, Filter, Round, StageContext, StageOptions, Synthesizer
+    from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+    from dfkd_bench.stages.base import Augmenter, Distiller, Filter, Round, StageContext, Synthesizer
+    from dfkd_bench.stages.ledger import CostLedger
+    from dfkd_bench.stages.network import Network, Observation, frozen
+    from dfkd_bench.stages.options import StageOptions
 
 __all__ = [
     "Augmenter",
@@ -65,6 +70,7 @@ __all__ = [
     "Network",
     "Observation",
     "Preset",
+    "Prior",
     "Record",
     "Results",
     "Round",
@@ -75,8 +81,11 @@ __all__ = [
     "StageOptions",
     "Synthesizer",
     "SyntheticBatch",
+    "TeacherRecipe",
     "TrainTransform",
     "__version__",
+    "first_line",
+    "frozen",
     "hookimpl",
     "run",
     "use",

@@ -1,13 +1,16 @@
-"""The core's own networks and datasets, registered like any plugin's. Imports no torch."""
+"""The core's own networks, datasets and plain stages, registered like any plugin's. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from dfkd_bench.datasets.card import DatasetCard
+from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets.cards import CIFAR10, CIFAR100, DIGITS, TINY_IMAGENET
-from dfkd_bench.hookspecs import hookimpl
+from dfkd_bench.hooks.specs import hookimpl
+
+#: The dataset where none is named: it comes with the package.
+DEFAULT_DATASET = DIGITS.name
 
 _FAMILIES = {
     "wrn": ("wrn16_1", "wrn16_2", "wrn40_1", "wrn40_2"),
@@ -18,6 +21,26 @@ _FAMILIES = {
     "resnet_cifar": ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
     "lenet": ("lenet5", "lenet5_half"),
 }
+
+
+@hookimpl
+def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
+    """What recipes fall back on, and the control of diffusion."""
+    register("none", "dfkd_bench.stages.plain:NoAugmentation")
+    register("classic", "dfkd_bench.stages.plain:ClassicTransforms")
+
+
+@hookimpl
+def dfkd_filters(register: Callable[[str, Any], None]) -> None:
+    """What recipes fall back on, and the teacher's opinion."""
+    register("all", "dfkd_bench.stages.plain:KeepAll")
+    register("agreement", "dfkd_bench.stages.plain:TeacherAgreement")
+
+
+@hookimpl
+def dfkd_distillers(register: Callable[[str, Any], None]) -> None:
+    """What recipes fall back on."""
+    register("kd", "dfkd_bench.stages.plain:Distillation")
 
 
 @hookimpl

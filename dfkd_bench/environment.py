@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.network import Precision
-from dfkd_bench.plugins import Registry
-from dfkd_bench.records import Environment
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.results.records import Environment
+from dfkd_bench.stages.network import Precision
 
 __all__ = ["DeviceName", "Execution", "PrecisionName", "describe", "execution"]
 
@@ -80,10 +80,16 @@ def describe(execution: Execution, registry: Registry) -> Environment:
         hardware=torch.cuda.get_device_name(execution.device) if cuda else _processor(),
         precision="bf16" if execution.precision == torch.bfloat16 else "fp32",
         threads=torch.get_num_threads(),
-        platform=platform.platform(),
+        platform=_platform(),
         versions={"python": platform.python_version(), **_versions()},
         plugins=registry.versions(),
     )
+
+
+def _platform() -> str:
+    """System, processor kind and C library; not the kernel's release, which says nothing of a result."""
+    library = "".join(platform.libc_ver())
+    return "-".join(part for part in (platform.system(), platform.machine(), library) if part)
 
 
 def _versions() -> dict[str, str]:

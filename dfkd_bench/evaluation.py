@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dfkd_bench.datasets.split import Split
-from dfkd_bench.network import Network, frozen
+from dfkd_bench.stages.network import Network, frozen
 
 __all__ = ["Evaluator", "Measurement", "predict"]
 

@@ -13,7 +13,7 @@ import platformdirs
 
 from dfkd_bench.errors import DfkdError
 
-__all__ = ["cache_folder", "remove_leftovers", "replacing", "writable_folder"]
+__all__ = ["cache_folder", "listed", "remove_leftovers", "replacing", "writable_folder"]
 
 
 def cache_folder(*parts: str) -> Path:
@@ -54,6 +54,18 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while it wrote left behind. Nobody else may be writing there."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, by name.
+
+    Raises:
+        DfkdError: it cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DfkdError(f"the folder {folder} cannot be read ({error.strerror}): mend its path or rights") from error
 
 
 def writable_folder(path: Path, purpose: str) -> Path:

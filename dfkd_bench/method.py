@@ -66,7 +66,7 @@ class Schedule(BaseModel):
         if self.rounds_per_epoch > self.steps_per_epoch:
             raise ValueError("rounds_per_epoch must not exceed steps_per_epoch")
         if self.rounds_per_epoch == 0 and self.warmup_rounds == 0 and self.initial_images is None:
-            raise ValueError("with no warm-up and no rounds in the epochs nothing would be synthesised")
+            raise ValueError("with no warm-up and no rounds in the epochs nothing would be synthesized")
         if self.initial_images is not None and self.warmup_rounds:
             raise ValueError("initial_images says how long the warm-up is, so warmup_rounds must be 0 beside it")
         if self.bank_capacity is not None and (self.initial_images or 0) > self.bank_capacity:

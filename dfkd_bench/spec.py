@@ -6,15 +6,19 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dfkd_bench.budgets import Protocol
+from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["Pair", "RunSpec", "SeedFamily", "TeacherRecipe", "TeacherRef", "content_hash"]
+__all__ = ["PROTOCOLS", "Pair", "Protocol", "RunSpec", "SeedFamily", "TeacherRef", "content_hash"]
+
+
+Protocol = Literal["native", "matched"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 def content_hash(model: BaseModel) -> str:
@@ -52,21 +56,6 @@ class Pair(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.teacher}:{self.student}"
-
-
-class TeacherRecipe(BaseModel):
-    """How a teacher is trained on real data: SGD, cosine to zero, cross-entropy, the card's transform."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(200, ge=1, description="passes over the training split")
-    batch_size: int = Field(128, ge=1, description="images in a step")
-    lr: float = Field(0.1, gt=0, description="first learning rate; goes to zero as a cosine")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
-    nesterov: bool = Field(True, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
-    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises from zero")
-    seed: int = Field(0, ge=0, description="root seed of its random streams")
 
 
 class TeacherRef(BaseModel):

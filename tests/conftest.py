@@ -7,7 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from kit import make_card, make_context, make_convnet
+from support.kit import make_card, make_context, make_convnet
 
 from dfkd_bench import StageContext
 

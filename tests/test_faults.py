@@ -8,12 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
-from e2e_kit import RECIPE, bench, own_cache, specs
+from support.e2e_kit import RECIPE, bench, own_cache, specs
 
-from dfkd_bench import teachers
-from dfkd_bench.api import Workbench
-from dfkd_bench.plugins import STAGE_KINDS, Registry
-from dfkd_bench.teachers import TeacherStore
+from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
+from dfkd_bench.runs.runner import run_spec
+from dfkd_bench.teachers import store as teachers
+from dfkd_bench.teachers.store import TeacherStore
+from dfkd_bench.workbench import Workbench
 
 __all__ = ["own_cache"]
 
@@ -61,23 +62,23 @@ def test_no_source_names_a_device_of_its_own():
 def test_the_cosine_ends_with_the_schedule_and_the_headline_is_its_last_epoch(tmp_path):
     workbench = bench(tmp_path)
     (spec,) = specs(workbench, "noise", "schedule.epochs=5", "schedule.lr=0.4", "schedule.lr_min=0.1")
-    record = workbench.run(spec)
-    rates = [point.lr for point in record.curve]
+    record = run_spec(spec, workbench.results, workbench.store)
+    rates = [point.lr for point in record.curve()]
     assert rates == pytest.approx([0.1 + 0.3 * (1 + math.cos(math.pi * k / 5)) / 2 for k in range(5)])
-    accuracies = [point.accuracy for point in record.curve]
+    accuracies = [point.accuracy for point in record.curve()]
     assert record.accuracy.last == accuracies[-1]
     assert record.accuracy.oracle_best == max(accuracies)
 
 
 def test_a_teachers_test_split_is_opened_once_and_after_training(tmp_path, monkeypatch):
     happened = []
-    evaluator, inner = TeacherStore._evaluator, teachers._fit_to_data
+    evaluator, inner = TeacherStore._evaluator, teachers.fit_to_data
 
     def fitted(*args):
         inner(*args)
         happened.append("trained")
 
-    monkeypatch.setattr(teachers, "_fit_to_data", fitted)
+    monkeypatch.setattr(teachers, "fit_to_data", fitted)
     monkeypatch.setattr(TeacherStore, "_evaluator", lambda *args: happened.append("opened") or evaluator(*args))
     made = Workbench.make(teachers=tmp_path, device="cpu", precision="fp32", registry=Registry())
     made.store.train("resnet8", "digits", RECIPE.model_copy(update={"epochs": 1}))

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from e2e_kit import program
+from support.e2e_kit import program
 
 from dfkd_bench import DfkdError
 from dfkd_bench.files import cache_folder, replacing, writable_folder
@@ -73,12 +73,12 @@ def test_a_disk_that_is_full_only_at_the_end_is_one_sentence_and_harms_nothing(t
 WRITES = """
 import resource, sys, torch
 from pathlib import Path
-from e2e_kit import make_record, make_spec
-from dfkd_bench.checkpoint import Checkpoint
+from support.e2e_kit import make_record, make_spec
+from dfkd_bench.runs.checkpoint import Checkpoint
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
-from dfkd_bench.plugins import Registry
-from dfkd_bench.weights import save_weights
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.teachers.weights import save_weights
 
 class Big:
     def state_dict(self):

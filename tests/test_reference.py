@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfkd_bench.records import Record, Results
+from dfkd_bench.results.records import Record, Results
 
 ROOT = Path(__file__).parents[1]
 RECORDS = list(Results(ROOT / "results" / "reference" / "digits-quick").records())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from e2e_kit import own_cache, program, teacher_file, write_distribution  # noqa: F401
+from support.e2e_kit import own_cache, program, teacher_file, write_distribution  # noqa: F401
 
-from dfkd_bench.records import Results
+from dfkd_bench.results.records import Results
 
 METHOD = """
 from dfkd_bench import Method, Preset, hookimpl, use
@@ -80,8 +80,8 @@ def test_a_strangers_method_is_listed_and_runs_to_a_record(site, tmp_path):
     assert record.status == "finished"
     assert record.spec.method == "strangers-method"
     assert record.spec.synthesizer.options == {"size": 10}
-    assert record.bank.synthesised == 30  # one round in the warm-up, one in each of two epochs
-    assert len(record.curve) == 2
+    assert record.bank.synthesized == 30  # one round in the warm-up, one in each of two epochs
+    assert len(record.curve()) == 2
     assert record.environment.plugins["strangers-package"] == "3.1"
     assert "broken-package" not in record.environment.plugins
 

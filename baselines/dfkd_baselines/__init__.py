@@ -1,4 +1,4 @@
-"""The field's methods as plugins, one short file each, and the plain stages. Importing it imports no torch."""
+"""The field's methods as plugins, one short file each. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _SYNTHESIZERS = {
     "real-data": "references:RealData",
 }
 _DISTILLERS = {
-    "kd": "plain:Distillation",
     "l1": "generative:L1Distiller",
     "csd": "csd:CsdDistiller",
     "cross-entropy": "references:CrossEntropy",
@@ -33,20 +32,6 @@ def dfkd_synthesizers(register: Callable[[str, Any], None]) -> None:
     """Where images come from."""
     for name, target in _SYNTHESIZERS.items():
         register(name, f"dfkd_baselines.{target}")
-
-
-@hookimpl
-def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
-    """The plain ones."""
-    register("none", "dfkd_baselines.plain:NoAugmentation")
-    register("classic", "dfkd_baselines.plain:ClassicTransforms")
-
-
-@hookimpl
-def dfkd_filters(register: Callable[[str, Any], None]) -> None:
-    """The plain ones."""
-    register("all", "dfkd_baselines.plain:KeepAll")
-    register("agreement", "dfkd_baselines.plain:TeacherAgreement")
 
 
 @hookimpl

@@ -17,7 +17,7 @@ from dfkd_bench.blocks.generators import Generator, reset_generator
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.rotation import quarter_turns
 from dfkd_bench.blocks.views import crop_and_flip
-from dfkd_bench.network import frozen
+from dfkd_bench.stages.network import frozen
 
 
 class CsdOptions(StageOptions):

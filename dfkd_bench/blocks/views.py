@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench.datasets.card import TrainTransform
+from dfkd_bench.card import TrainTransform
 
 __all__ = ["crop_and_flip", "jitter_and_flip", "random_resized_crop"]
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, status, teacher
+from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, status, teacher, upgrade
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("upgrade")(upgrade.upgrade)
 app.command("methods")(listings.methods)
 app.command("plugins")(listings.plugins)
 app.command("models")(listings.models)

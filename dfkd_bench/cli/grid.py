@@ -31,8 +31,8 @@ def emit(
 
     Device and precision are settled where the command runs, so they are written out only if they are given here.
     """
-    from dfkd_bench.api import Workbench
-    from dfkd_bench.entries import read_entry
+    from dfkd_bench import api
+    from dfkd_bench.workbench import Workbench
 
     # Here nothing is computed, and the machine that does it may have what this one lacks.
     bench = Workbench.make(results=results, teachers=teachers, data_root=data_root, device="cpu", precision="fp32")
@@ -42,7 +42,7 @@ def emit(
         where += ["--device", device.value]
     if precision is not PrecisionChoice.auto:
         where += ["--precision", precision.value]
-    for run in bench.plan_grid(file, keep_teacher=False):
-        if read_entry(bench.results.folder(run.spec.hash) / "record.json") is None:
+    for run in api.plan_grid(bench, file, keep_teacher=False):
+        if bench.results.read(run.spec.hash) is None:
             command = ["dfkd-bench", "run", "--grid", str(file.absolute()), "--only", run.spec.hash, *where]
             typer.echo(shlex.join(command))

@@ -11,13 +11,14 @@ from dfkd_bench.cli.options import ResultsDir
 
 def leaderboard(results: ResultsDir = Path("results")) -> None:
     """Make leaderboard.csv from every record in the results folder, and print it."""
-    from dfkd_bench.cli.tables import print_table, update_leaderboard
+    from dfkd_bench.cli.tables import print_table, report_damage
     from dfkd_bench.errors import DfkdError
-    from dfkd_bench.records import Results
+    from dfkd_bench.leaderboard.update import update_leaderboard
+    from dfkd_bench.results.records import Results
 
     if not results.is_dir():
         raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
-    table, damaged = update_leaderboard(Results(results))
+    table, damaged = update_leaderboard(Results(results), report_damage)
     if table.empty and not damaged:
         raise DfkdError(
             f"there are no records in {results}: run something first, or name another folder with --results"

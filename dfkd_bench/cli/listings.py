@@ -20,7 +20,7 @@ def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 def methods() -> None:
     """The methods, their stages and presets."""
-    from dfkd_bench.plugins import default_registry
+    from dfkd_bench.hooks.registry import default_registry
 
     rows = []
     for name, item in default_registry().provided("method").items():
@@ -39,7 +39,7 @@ def methods() -> None:
 
 def models() -> None:
     """The networks; timm's are there too, as timm/<name>."""
-    from dfkd_bench.plugins import default_registry
+    from dfkd_bench.hooks.registry import default_registry
 
     found = default_registry().provided("model")
     _print(
@@ -51,7 +51,7 @@ def models() -> None:
 
 def datasets() -> None:
     """The datasets; a folder of your own is folder:PATH."""
-    from dfkd_bench.plugins import default_registry
+    from dfkd_bench.hooks.registry import default_registry
 
     rows = []
     for name, item in default_registry().provided("dataset").items():
@@ -77,7 +77,7 @@ def plugins(
 ) -> None:
     """The plugins, what each provides, and why a broken one cannot be used."""
     from dfkd_bench.errors import DfkdError
-    from dfkd_bench.plugins import default_registry
+    from dfkd_bench.hooks.registry import default_registry
 
     registry, rows, broken = default_registry(), [], 0
     for row in registry.rows:

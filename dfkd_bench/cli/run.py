@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfkd_bench.cli.collection import without_collection
+from dfkd_bench.builtin import DEFAULT_DATASET
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
@@ -27,11 +27,12 @@ from dfkd_bench.cli.options import (
     Retry,
     TeachersDir,
 )
+from dfkd_bench.no_gc import without_gc
 
 if TYPE_CHECKING:
-    from dfkd_bench.api import Workbench
-    from dfkd_bench.engines import Grid
-    from dfkd_bench.gridfile import Planned
+    from dfkd_bench.engines import GridOutcome
+    from dfkd_bench.planning.grid_file import Planned
+    from dfkd_bench.workbench import Workbench
 
 
 def run(
@@ -44,11 +45,12 @@ def run(
         list[str] | None, typer.Option(metavar="HASH", help="Of these runs the one with this hash. May be repeated.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH; by default digits.")
+        str | None,
+        typer.Option(help=f"A dataset of `dfkd-bench datasets`, or folder:PATH; by default {DEFAULT_DATASET}."),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="quick (digits on a CPU, minutes; the default) or paper (the published schedule)."),
+        typer.Option(help="quick (small images on a CPU, minutes; the default) or paper (the published schedule)."),
     ] = None,
     protocol: Annotated[
         ProtocolChoice | None,
@@ -87,7 +89,7 @@ def run(
 
     Every method is run on every pair with every seed; what the results folder holds already is not run again.
     """
-    from dfkd_bench.cli.planning import left, planned
+    from dfkd_bench.cli.chosen_runs import left, planned
 
     asked = {
         "method": method,
@@ -104,8 +106,8 @@ def run(
         "distiller": distiller,
         "teacher": teacher,
     }
-    with without_collection():
-        from dfkd_bench.api import Workbench
+    with without_gc():
+        from dfkd_bench.workbench import Workbench
 
         bench = Workbench.make(
             results=results,
@@ -124,13 +126,15 @@ def run(
         if todo:
             typer.echo(left(bench, todo))
         return
-    from dfkd_bench.cli import progress
-    from dfkd_bench.cli.tables import print_comparison, update_leaderboard  # not needed before, and takes its time
-    from dfkd_bench.engines import EngineOptions, run_grid
+    from dfkd_bench.cli import display
+    from dfkd_bench.cli.tables import print_comparison, report_damage  # not needed before, and takes its time
+    from dfkd_bench.engines import run_grid
+    from dfkd_bench.engines.base import EngineOptions
+    from dfkd_bench.leaderboard.update import update_leaderboard
 
     bench.results.require_writable()
     try:
-        with progress.shown(bench.registry):
+        with display.shown(bench.registry):
             done = run_grid(
                 specs,
                 bench,
@@ -144,7 +148,7 @@ def run(
         raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
-        update_leaderboard(bench.results)
+        update_leaderboard(bench.results, report_damage)
         print_comparison(records)
         found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
         typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
@@ -154,11 +158,9 @@ def run(
 
 def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
     """Of each run's hash `to do`, `done`, or what became of it."""
-    from dfkd_bench.entries import Reader
-
-    reader, states = Reader(), {}
+    states = {}
     for run in runs:
-        record = reader.read(bench.results.folder(run.spec.hash) / "record.json")
+        record = bench.results.read(run.spec.hash)
         if record is None or (retry and record.status != "finished"):
             states[run.spec.hash] = "to do"
         else:
@@ -174,6 +176,10 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
         return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
     where = describe(bench.execution, bench.registry)
     return f"{where.device} ({where.hardware}), {where.precision}"
+
+
+# Epochs of a teacher's training that a user ought to be warned of.
+_LONG_TRAINING = 50
 
 
 def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], where: str) -> None:
@@ -192,29 +198,24 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
     for (network, dataset), spec in {(spec.pair.teacher, spec.dataset): spec for spec in todo}.items():
         recipe = spec.teacher.recipe
         if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
-            note = (
-                ""
-                if dataset == "digits"
-                else " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)"
-            )
+            long = recipe.epochs > _LONG_TRAINING
+            note = " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)" if long else ""
             typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
-    if datasets == {"digits"}:
-        typer.echo(
-            "digits are small, for a first look; for CIFAR-10 on the published schedule add "
-            "--dataset cifar10 --preset paper (a GPU, hours)"
-        )
+    hint = bench.card(next(iter(datasets))).hint if len(datasets) == 1 else None
+    if hint is not None:
+        typer.echo(hint)
 
 
-def _end(grid: Grid) -> None:
+def _end(outcome: GridOutcome) -> None:
     """Exit status 1 if a run failed, else 2 if something that the user can mend left runs undone."""
-    failed = [record for record in grid.records if record is not None and record.status != "finished"]
+    failed = [record for record in outcome.records if record is not None and record.status != "finished"]
     for record in failed:
         typer.echo(
             f"{record.status}: {record.spec.title} ({record.run}), last good epoch {record.last_good_epoch}: "
             f"{record.reason}",
             err=True,
         )
-    for problem in grid.problems:
+    for problem in outcome.problems:
         typer.echo(f"dfkd-bench: {problem}", err=True)
-    if failed or grid.problems:
+    if failed or outcome.problems:
         raise typer.Exit(1 if failed else 2)

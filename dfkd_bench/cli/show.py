@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
+from dfkd_bench.builtin import DEFAULT_DATASET
+
 if TYPE_CHECKING:
     from dfkd_bench.spec import RunSpec
 
@@ -16,15 +18,16 @@ def show(
     preset: Annotated[
         str | None, typer.Option(help="The preset whose values are shown; by default all of them.")
     ] = None,
-    dataset: Annotated[str, typer.Option(help="The dataset for which presets are read.")] = "digits",
+    dataset: Annotated[str, typer.Option(help="The dataset for which presets are read.")] = DEFAULT_DATASET,
     pair: Annotated[str, typer.Option(help="The pair for which presets are read.")] = "wrn40_2:wrn16_1",
 ) -> None:
     """Every option of a method with its values and its one-line meaning. Set one with run --set PART.OPTION=VALUE."""
+    from dfkd_bench.card import TeacherRecipe
     from dfkd_bench.cli.tables import console
-    from dfkd_bench.grid import Request, resolve
+    from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
     from dfkd_bench.method import Schedule
-    from dfkd_bench.plugins import STAGE_KINDS, default_registry
-    from dfkd_bench.spec import Pair, TeacherRecipe, TeacherRef
+    from dfkd_bench.planning.requests import Request, resolve
+    from dfkd_bench.spec import Pair, TeacherRef
 
     registry = default_registry()
     recipe = registry.load("method", method)

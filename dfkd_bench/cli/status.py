@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfkd_bench.cli.collection import without_collection
 from dfkd_bench.cli.options import DataRoot
+from dfkd_bench.no_gc import without_gc
 
 if TYPE_CHECKING:
-    from dfkd_bench.status import RunState
+    from dfkd_bench.results.status import RunState
 
 
 def status(
@@ -21,18 +21,19 @@ def status(
 ) -> None:
     """Show where the runs of a results folder are. It may be asked while they go on, from any machine that sees it."""
     from dfkd_bench.errors import DfkdError
-    from dfkd_bench.status import of
+    from dfkd_bench.results.status import run_states
 
     if not results.is_dir():
         raise DfkdError(f"there is no results folder {results}: run something first, or name another one")
     specs = None
     if grid is not None:
-        with without_collection():
-            from dfkd_bench.api import Workbench  # knows networks, and so imports torch
+        with without_gc():
+            from dfkd_bench import api
+            from dfkd_bench.workbench import Workbench  # knows networks, and so imports torch
 
             bench = Workbench.make(results=results, data_root=data_root, device="cpu")
-            specs = [planned.spec for planned in bench.plan_grid(grid, keep_teacher=False)]
-    show(of(results, specs))
+            specs = [planned.spec for planned in api.plan_grid(bench, grid, keep_teacher=False)]
+    show(run_states(results, specs))
 
 
 def show(states: list[RunState]) -> None:

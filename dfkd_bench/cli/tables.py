@@ -10,14 +10,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from dfkd_bench.claims import claimed
-from dfkd_bench.cli.collection import without_collection
-
 if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError
-    from dfkd_bench.records import Record, Results
+    from dfkd_bench.results.records import Record
 
-__all__ = ["console", "print_comparison", "print_table", "update_leaderboard"]
+__all__ = ["console", "print_comparison", "print_table", "report_damage"]
 
 
 def console() -> Console:
@@ -26,21 +23,9 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=160)
 
 
-def update_leaderboard(results: Results) -> tuple[pd.DataFrame, int]:
-    """Write `leaderboard.csv` from every record of the folder; say which are damaged, and how many they are."""
-    from dfkd_bench.entries import entries
-    from dfkd_bench.leaderboard.table import build, write_csv
-
-    damaged: list[DfkdError] = []
-    # One at a time: of two commands that end together, the one that looked first must not write last.
-    with claimed(results.path, "leaderboard"):
-        with without_collection():
-            table = build(entries(results.path, damaged.append))
-        if len(table) or not damaged:
-            write_csv(table, results.path / "leaderboard.csv")
-    for error in damaged:
-        print(f"dfkd-bench: left out: {error}", file=sys.stderr)
-    return table, len(damaged)
+def report_damage(error: DfkdError) -> None:
+    """Say which record is left out of a table, and why."""
+    print(f"dfkd-bench: left out: {error}", file=sys.stderr)
 
 
 def print_comparison(records: Sequence[Record]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dfkd_bench.builtin import DEFAULT_DATASET
 from dfkd_bench.cli.options import DataRoot, Dataset, Device, DeviceChoice, Precision, PrecisionChoice, TeachersDir
 
 app = typer.Typer(help="Train, import, list and verify teachers.", no_args_is_help=True)
@@ -15,7 +16,7 @@ Model = Annotated[str, typer.Option(help="A network of `dfkd-bench models`.")]
 
 
 def _bench(teachers: Path | None, data_root: Path | None, device: DeviceChoice, precision: PrecisionChoice) -> Any:
-    from dfkd_bench.api import Workbench
+    from dfkd_bench.workbench import Workbench
 
     return Workbench.make(teachers=teachers, data_root=data_root, device=device.value, precision=precision.value)
 
@@ -30,7 +31,7 @@ def _say(card: Any) -> None:
 @app.command()
 def train(
     model: Model,
-    dataset: Dataset = "digits",
+    dataset: Dataset = DEFAULT_DATASET,
     epochs: Annotated[int | None, typer.Option(min=1, help="By default the dataset's recipe.")] = None,
     lr: Annotated[float | None, typer.Option(help="First learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
@@ -42,20 +43,19 @@ def train(
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
     """Train a teacher on real data, and keep it with a card."""
-    from dfkd_bench.cli import progress
-    from dfkd_bench.grid import validated
-    from dfkd_bench.models import check_model
-    from dfkd_bench.spec import TeacherRecipe
-    from dfkd_bench.teachers import default_recipe
+    from dfkd_bench.card import TeacherRecipe
+    from dfkd_bench.cli import display
+    from dfkd_bench.models.build import check_model
+    from dfkd_bench.stages.options import validated
 
     bench = _bench(teachers, data_root, device, precision)
     check_model(model, bench.registry)
-    name = bench.card(dataset).name
+    card = bench.card(dataset)
     asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "seed": seed}
     given = {key: value for key, value in asked.items() if value is not None}
-    recipe = validated(TeacherRecipe, {**default_recipe(name).model_dump(), **given}, "recipe of a teacher", "recipe")
-    with progress.shown(bench.registry):
-        teacher = bench.store.train(model, name, recipe)
+    recipe = validated(TeacherRecipe, {**card.teacher_recipe.model_dump(), **given}, "recipe of a teacher", "recipe")
+    with display.shown(bench.registry):
+        teacher = bench.store.train(model, card.name, recipe)
     _say(teacher.card)
 
 
@@ -76,7 +76,7 @@ def import_(
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
     """Check a file of weights, measure it on the test split, and keep it with a card."""
-    from dfkd_bench.models import check_model
+    from dfkd_bench.models.build import check_model
 
     bench = _bench(teachers, data_root, device, precision)
     check_model(model, bench.registry)

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from dfkd_bench.contract.alternatives import shrunk
 from dfkd_bench.contract.checks import CHECKS, Finding, Subject, Verdict, check_subject
 from dfkd_bench.errors import DfkdError, unknown_name
-from dfkd_bench.grid import validated
+from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind, default_registry
 from dfkd_bench.method import Method, StageChoice
-from dfkd_bench.plugins import STAGE_KINDS, Registry, StageKind, default_registry
-from dfkd_bench.stages import BASES, Stage, StageOptions, check_class
+from dfkd_bench.stages.base import BASES, Stage, check_class
+from dfkd_bench.stages.options import StageOptions, validated
 
 __all__ = ["CHECKS", "Finding", "Verdict", "assert_contract", "check_name", "check_stage"]
 

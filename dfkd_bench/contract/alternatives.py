@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from dfkd_bench.contract.world import BATCH
-from dfkd_bench.stages import StageOptions
+from dfkd_bench.stages.options import StageOptions
 
 __all__ = ["alternatives", "changed", "shrunk"]
 

@@ -15,7 +15,8 @@ from dfkd_bench.contract.alternatives import alternatives, shrunk
 from dfkd_bench.contract.episode import Breach, Episode, play, same
 from dfkd_bench.contract.world import World, make_card
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.stages import Distiller, Stage, StageOptions, Synthesizer
+from dfkd_bench.stages.base import Distiller, Stage, Synthesizer
+from dfkd_bench.stages.options import StageOptions
 
 __all__ = ["CHECKS", "Finding", "Subject", "Verdict", "check_subject"]
 

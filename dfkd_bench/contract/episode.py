@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfkd_bench.bank import SyntheticBatch
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.contract.world import World
-from dfkd_bench.network import frozen
-from dfkd_bench.stages import Augmenter, Distiller, Filter, Round, Stage, StageOptions, Synthesizer
+from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.base import Augmenter, Distiller, Filter, Round, Stage, Synthesizer
+from dfkd_bench.stages.network import frozen
+from dfkd_bench.stages.options import StageOptions
 
 __all__ = ["Breach", "Episode", "Trace", "play", "same"]
 

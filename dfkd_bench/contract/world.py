@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench.bank import ImageBank, SyntheticBatch
-from dfkd_bench.datasets.card import DatasetCard, TrainTransform
-from dfkd_bench.ledger import CostLedger
-from dfkd_bench.network import Network
-from dfkd_bench.seeds import global_stream, stream, stream_seed
-from dfkd_bench.stages import StageContext
+from dfkd_bench.card import DatasetCard, TrainTransform
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+from dfkd_bench.stages.base import StageContext
+from dfkd_bench.stages.ledger import CostLedger
+from dfkd_bench.stages.network import Network
+from dfkd_bench.stages.seeds import global_stream, stream, stream_seed
 
 __all__ = ["BATCH", "CPU", "World", "make_card"]
 

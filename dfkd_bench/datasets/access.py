@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfkd_bench.datasets.card import DatasetCard
+from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets.guard import check_open
 
 if TYPE_CHECKING:
     from dfkd_bench.datasets.split import Split
-    from dfkd_bench.plugins import Registry
+    from dfkd_bench.hooks.registry import Registry
 
 __all__ = ["FOLDER", "Dataset", "open_dataset"]
 

@@ -22,12 +22,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dfkd_bench.datasets.card import DatasetCard, TrainTransform
+from dfkd_bench.card import DatasetCard, TrainTransform
 from dfkd_bench.datasets.guard import check_open
-from dfkd_bench.datasets.hub import listed, missing_shards
-from dfkd_bench.datasets.parquet import GREY_MODES, check_labels, decode_into, open_parquet, read_images, read_labels
+from dfkd_bench.datasets.parquet import (
+    GREY_MODES,
+    check_labels,
+    decode_into,
+    missing_shards,
+    open_parquet,
+    read_images,
+    read_labels,
+)
 from dfkd_bench.datasets.split import Split, check_split_name
 from dfkd_bench.errors import DfkdError, unknown_name
+from dfkd_bench.files import listed
 
 __all__ = ["open_folder"]
 

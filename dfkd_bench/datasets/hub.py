@@ -6,7 +6,6 @@ A split is decoded once and kept in the user's cache folder, under a hash of the
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +14,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets import cards
-from dfkd_bench.datasets.card import DatasetCard
 from dfkd_bench.datasets.guard import check_open
-from dfkd_bench.datasets.parquet import check_labels, decode_into, open_parquet, read_images, read_labels
+from dfkd_bench.datasets.parquet import (
+    SHARD,
+    check_labels,
+    decode_into,
+    missing_shards,
+    open_parquet,
+    read_images,
+    read_labels,
+)
 from dfkd_bench.datasets.split import Split, check_split_name, keep, recall
 from dfkd_bench.errors import DfkdError, nearest
-from dfkd_bench.files import cache_folder
+from dfkd_bench.files import cache_folder, listed
 
 __all__ = [
     "SPECS",
     "HubSpec",
-    "listed",
     "load_cifar10",
     "load_cifar100",
     "load_tiny_imagenet",
-    "missing_shards",
 ]
-
-_SHARD = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -173,18 +176,6 @@ def _fetch(spec: HubSpec, split: str) -> Path:
         ) from error
 
 
-def listed(folder: Path) -> list[Path]:
-    """What is in a folder, by name.
-
-    Raises:
-        DfkdError: it cannot be read.
-    """
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise DfkdError(f"the folder {folder} cannot be read ({error.strerror}): mend its path or rights") from error
-
-
 def _shards(spec: HubSpec, split: str, folder: Path) -> list[Path]:
     prefix = spec.prefixes[split]
     places = [folder, *(entry for entry in listed(folder) if entry.is_dir())]
@@ -198,27 +189,8 @@ def _shards(spec: HubSpec, split: str, folder: Path) -> list[Path]:
 
 
 def _matching(place: Path, prefix: str) -> list[Path]:
-    named = ((file, _SHARD.fullmatch(file.name)) for file in listed(place) if file.is_file())
+    named = ((file, SHARD.fullmatch(file.name)) for file in listed(place) if file.is_file())
     return [file for file, match in named if match and match["prefix"] == prefix]
-
-
-def missing_shards(files: Sequence[Path]) -> list[str]:
-    """The names of the files that are missing from a set of `PREFIX-00000-of-0000N.parquet`; other names are ignored.
-
-    Raises:
-        DfkdError: the files are of two sets, or one shard is there twice.
-    """
-    shards = [match for file in files if (match := _SHARD.fullmatch(file.name))]
-    if not shards:
-        return []
-    totals = {match["total"] for match in shards}
-    there = {match["index"] for match in shards}
-    if len(totals) > 1 or len(there) < len(shards):
-        names = ", ".join(match.string for match in shards)
-        raise DfkdError(f"{files[0].parent} holds files that do not belong together ({names}): keep one set of them")
-    (total,) = totals
-    every = (f"{index:05d}" for index in range(int(total)))
-    return [f"{shards[0]['prefix']}-{index}-of-{total}.parquet" for index in every if index not in there]
 
 
 def _check_count(spec: HubSpec, split: str, files: Sequence[Path], *, complete: bool) -> str | None:

@@ -1,62 +1,31 @@
-"""Engines: where the runs of a grid go on. One run, one claim, one record, whichever engine does it."""
+"""Engines: where the runs of a grid go on. One run, one lock, one record, whichever engine does it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
-from dfkd_bench import claims, plans
-from dfkd_bench.engines.process import Ending, Relay, stands
-from dfkd_bench.engines.settings import Settings
+from dfkd_bench.engines.base import Ending, Engine, EngineName, EngineOptions, Relay, stands
+from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.events import RunEvent
-from dfkd_bench.records import Record
+from dfkd_bench.hooks.events import RunEvent
+from dfkd_bench.results import locks, pending
+from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
 if TYPE_CHECKING:
-    from dfkd_bench.api import Workbench
+    from dfkd_bench.workbench import Workbench
 
-__all__ = ["Engine", "EngineName", "EngineOptions", "Grid", "require_all", "run_grid"]
-
-EngineName = Literal["local", "ray", "inline"]
-Told = Callable[[RunSpec, Ending], None]
+__all__ = ["Engine", "EngineName", "EngineOptions", "GridOutcome", "require_all", "run_grid"]
 
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How an engine shares out the machine.
-
-    Attributes:
-        jobs: runs at once (local); by default one per GPU, or one on the CPU.
-        address: the Ray cluster's, `auto` for the one that this machine belongs to; by default $RAY_ADDRESS's, or a new
-            one of this machine alone.
-        gpus_per_run: a run's share of GPUs (ray); by default 1 if the cluster has GPUs, unless `cpu` is asked for.
-        cpus_per_run: a run's processors (ray).
-    """
-
-    jobs: int | None = None
-    address: str | None = None
-    gpus_per_run: float | None = None
-    cpus_per_run: float = 1
-
-
-class Engine(Protocol):
-    """Tries runs, several at once if it can."""
-
-    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
-        """Try each spec once; `told(spec, ending)` is called in this thread as each try ends.
-
-        When it raises, `told` included, nothing of it goes on.
-        """
-
-
-@dataclass(frozen=True)
-class Grid:
+class GridOutcome:
     """What became of a grid.
 
     Attributes:
@@ -76,7 +45,7 @@ def run_grid(
     options: EngineOptions | None = None,
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
-) -> Grid:
+) -> GridOutcome:
     """Do every run that has no record yet, each once, whoever else works on the same results folder.
 
     Args:
@@ -91,7 +60,7 @@ def run_grid(
         DfkdError: the engine or the results folder cannot be used.
     """
     bench.results.require_writable()
-    settings = Settings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry)
+    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry)
     turn = threading.Lock()
 
     def relay(event: RunEvent) -> None:
@@ -103,7 +72,7 @@ def run_grid(
     problems: dict[str, None] = {}
     held: list[RunSpec] = []
 
-    def told(spec: RunSpec, ending: Ending) -> None:
+    def on_done(spec: RunSpec, ending: Ending) -> None:
         if ending.kind == "held":
             held.append(spec)
         elif ending.kind == "problem":
@@ -111,18 +80,20 @@ def run_grid(
             bench.results.require_writable()  # if it is this, no other run can go on either
 
     todo = [spec for spec in specs if not stands(before[spec.hash], before[spec.hash], retry)]
-    plans.keep(bench.results, specs)
+    pending.add(bench.results, specs)
     while todo:
-        made.run(todo, before, told)
+        made.run(todo, before, on_done)
         waiting, held = held, []
         todo = _wait_for(waiting, held, bench, before, retry, relay)
     records = [bench.results.read(spec.hash) for spec in specs]
     if None not in records:
-        plans.drop(bench.results, specs)
-    return Grid(records, list(problems))
+        pending.remove(bench.results, specs)
+    return GridOutcome(records, list(problems))
 
 
-def _make(engine: EngineName, settings: Settings, options: EngineOptions, relay: Relay, bench: Workbench) -> Engine:
+def _make(
+    engine: EngineName, settings: WorkerSettings, options: EngineOptions, relay: Relay, bench: Workbench
+) -> Engine:
     if engine == "inline":
         from dfkd_bench.engines.inline import InlineEngine
 
@@ -150,7 +121,7 @@ def _wait_for(
     for spec in waiting[:1]:
         relay(RunEvent("phase", spec.hash, spec.title, {"phase": "waiting for another process"}))
     while waiting:
-        free = [spec for spec in waiting if not claims.held(bench.results.path, spec.hash)]
+        free = [spec for spec in waiting if not locks.is_locked(bench.results.path, spec.hash)]
         waiting = [spec for spec in waiting if spec not in free]
         todo = [spec for spec in free if not stands(bench.results.read(spec.hash), before[spec.hash], retry)]
         if todo:
@@ -161,7 +132,7 @@ def _wait_for(
     return []
 
 
-def require_all(specs: Sequence[RunSpec], grid: Grid) -> list[Record]:
+def require_all(specs: Sequence[RunSpec], grid: GridOutcome) -> list[Record]:
     """The records of a grid.
 
     Raises:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dfkd_bench.claims import HeldError
-from dfkd_bench.engines.process import Ending
-from dfkd_bench.engines.settings import Settings
+from dfkd_bench.engines.base import Ending, OnDone
+from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.records import Record
-from dfkd_bench.runner import run_spec
+from dfkd_bench.results.locks import HeldError
+from dfkd_bench.results.records import Record
+from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.spec import RunSpec
 
 if TYPE_CHECKING:
-    from dfkd_bench.api import Workbench
-    from dfkd_bench.engines import Told
+    from dfkd_bench.workbench import Workbench
 
 __all__ = ["InlineEngine"]
 
@@ -28,13 +27,13 @@ class InlineEngine:
         settings: checkpoints and retry.
     """
 
-    def __init__(self, bench: Workbench, settings: Settings) -> None:
+    def __init__(self, bench: Workbench, settings: WorkerSettings) -> None:
         self._bench, self._settings = bench, settings
 
-    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once."""
         for spec in specs:
-            told(spec, self._one(spec))
+            on_done(spec, self._one(spec))
 
     def _one(self, spec: RunSpec) -> Ending:
         settings = self._settings

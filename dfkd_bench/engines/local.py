@@ -6,16 +6,13 @@ import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from dfkd_bench.engines.process import Children, Ending, Relay, run_apart
-from dfkd_bench.engines.settings import Settings
+from dfkd_bench.engines.base import Ending, EngineOptions, OnDone, Relay
+from dfkd_bench.engines.child import Children, run_apart
+from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.records import Record
+from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
-
-if TYPE_CHECKING:
-    from dfkd_bench.engines import EngineOptions, Told
 
 __all__ = ["LocalEngine"]
 
@@ -29,11 +26,11 @@ class LocalEngine:
         relay: is told what happens in the runs.
     """
 
-    def __init__(self, settings: Settings, options: EngineOptions, relay: Relay) -> None:
+    def __init__(self, settings: WorkerSettings, options: EngineOptions, relay: Relay) -> None:
         self._settings, self._relay = settings, relay
         self._slots = _slots(settings, options.jobs)
 
-    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once, in the order given."""
         todo, answers = queue.SimpleQueue[RunSpec](), queue.SimpleQueue[tuple[RunSpec, Ending | BaseException]]()
         for spec in specs:
@@ -56,7 +53,7 @@ class LocalEngine:
                 spec, answer = answers.get()
                 if isinstance(answer, BaseException):
                     raise answer
-                told(spec, answer)
+                on_done(spec, answer)
         finally:
             children.end()
             for thread in threads:
@@ -84,7 +81,7 @@ class LocalEngine:
             return error
 
 
-def _slots(settings: Settings, jobs: int | None) -> list[dict[str, str]]:
+def _slots(settings: WorkerSettings, jobs: int | None) -> list[dict[str, str]]:
     """The environment of each process that may go on at once."""
     if settings.device == "cuda":
         gpus = _gpus()

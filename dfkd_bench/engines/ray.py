@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dfkd_bench import claims
-from dfkd_bench.engines.process import Children, Ending, Relay, leave_row, run_apart, stands
-from dfkd_bench.engines.settings import Settings
+from dfkd_bench.engines.base import Ending, EngineOptions, OnDone, Relay, stands
+from dfkd_bench.engines.child import Children, run_apart
+from dfkd_bench.engines.lost_run import write_lost_record
+from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError, first_line
-from dfkd_bench.events import EventKind, RunEvent
-from dfkd_bench.records import Record, Results
+from dfkd_bench.hooks.events import EventKind, RunEvent
+from dfkd_bench.results import locks
+from dfkd_bench.results.records import Record, Results
 from dfkd_bench.spec import RunSpec
-
-if TYPE_CHECKING:
-    from dfkd_bench.engines import EngineOptions, Told
 
 __all__ = ["RayEngine"]
 
@@ -32,7 +31,7 @@ def _task(spec: str, settings: str, before: str | None) -> tuple[str, str]:
     try:
         ending = run_apart(
             RunSpec.model_validate_json(spec),
-            Settings.model_validate_json(settings),
+            WorkerSettings.model_validate_json(settings),
             before=None if before is None else Record.model_validate_json(before),
             children=Children(),
             relay=lambda event: None,
@@ -61,7 +60,7 @@ class RayEngine:
         DfkdError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, settings: Settings, options: EngineOptions, relay: Relay) -> None:
+    def __init__(self, settings: WorkerSettings, options: EngineOptions, relay: Relay) -> None:
         try:
             import ray
         except ImportError as error:
@@ -87,7 +86,7 @@ class RayEngine:
             num_cpus=options.cpus_per_run, num_gpus=gpus, max_retries=_MAX_RETRIES, max_calls=0
         )(_task)
 
-    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], told: Told) -> None:
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once."""
         settings = self._settings.model_dump_json()
         pending: dict[Any, RunSpec] = {}
@@ -99,7 +98,7 @@ class RayEngine:
             while pending:
                 (ref, *_), _ = self._ray.wait(list(pending), num_returns=1)
                 spec = pending.pop(ref)
-                told(spec, self._ending(ref, spec, before[spec.hash]))
+                on_done(spec, self._ending(ref, spec, before[spec.hash]))
         finally:
             for ref in pending:
                 self._ray.cancel(ref, force=True)
@@ -122,13 +121,13 @@ class RayEngine:
 
     def _lost(self, spec: RunSpec, before: Record | None, error: Exception) -> Ending:
         """Ray gave it up: that is a row too, unless somebody else does the run."""
-        claim = claims.take(self._results.path, spec.hash, wait=1)
-        if claim is None:
+        lock = locks.acquire(self._results.path, spec.hash, wait=1)
+        if lock is None:
             return Ending("held")
         try:
             if not stands(self._results.read(spec.hash), before, self._settings.retry):
-                leave_row(spec, self._settings, "killed", f"Ray gave the run up: {first_line(error)}")
+                write_lost_record(spec, self._settings, "killed", f"Ray gave the run up: {first_line(error)}")
         finally:
-            claim.release()
+            lock.release()
         self._tell(spec)
         return Ending("record")

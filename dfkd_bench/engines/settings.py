@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from dfkd_bench.api import Workbench
+    from dfkd_bench.workbench import Workbench
 
-__all__ = ["Settings"]
+__all__ = ["WorkerSettings"]
 
 
-class Settings(BaseModel):
+class WorkerSettings(BaseModel):
     """Folders, all absolute, and how to compute."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,7 +27,7 @@ class Settings(BaseModel):
     retry: bool
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> Settings:
+    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
         return cls(

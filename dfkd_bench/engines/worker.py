@@ -14,14 +14,14 @@ import threading
 import time
 from typing import Any, TextIO
 
-from dfkd_bench.hookspecs import hookimpl
+from dfkd_bench.hooks.specs import hookimpl
 
 __all__ = ["NO_MEMORY", "main"]
 
 #: Exit status of a worker that had not even the memory to write a record.
 NO_MEMORY = 99
 _TICK_SECONDS = 0.2
-_CLAIM_SECONDS = 5.0
+_LOCK_SECONDS = 5.0
 
 
 class _Teller:
@@ -63,15 +63,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it decides
     teller = _Teller(_private_output())
     asked = json.loads(sys.stdin.readline())
-    from dfkd_bench.api import Workbench
-    from dfkd_bench.claims import HeldError
-    from dfkd_bench.engines.settings import Settings
+    from dfkd_bench.engines.settings import WorkerSettings
     from dfkd_bench.errors import DfkdError
-    from dfkd_bench.runner import run_spec
+    from dfkd_bench.results.locks import HeldError
+    from dfkd_bench.runs.runner import run_spec
     from dfkd_bench.spec import RunSpec
+    from dfkd_bench.workbench import Workbench
 
     try:
-        settings = Settings.model_validate(asked["settings"])
+        settings = WorkerSettings.model_validate(asked["settings"])
         bench = Workbench.make(
             results=settings.results,
             teachers=settings.teachers,
@@ -91,7 +91,7 @@ def main() -> None:
             bench.store,
             checkpoint_seconds=settings.checkpoint_seconds,
             retry=settings.retry,
-            wait=_CLAIM_SECONDS,
+            wait=_LOCK_SECONDS,
         )
     except HeldError:
         teller.send(held=True)

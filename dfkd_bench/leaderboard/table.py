@@ -14,10 +14,9 @@ from typing import Any, get_args
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats has it too, but takes a second to import
 
-from dfkd_bench.entries import Entry
 from dfkd_bench.files import replacing
 from dfkd_bench.method import Prior
-from dfkd_bench.records import Record
+from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["COLUMNS", "build", "t_interval", "write_csv"]
@@ -47,7 +46,7 @@ COLUMNS = (
     "oracle_best",
     "agreement",
     "teacher_accuracy",
-    "synthesised",
+    "synthesized",
     "kept_percent",
     "bank",
     "target_agreement",
@@ -72,7 +71,7 @@ def t_interval(points: list[float], level: float = 0.95) -> float | None:
     return quantile * stdev(points) / math.sqrt(len(points))
 
 
-def build(records: Iterable[Record | Entry]) -> pd.DataFrame:
+def build(records: Iterable[Record]) -> pd.DataFrame:
     """One row per method as it was set, dataset, pair and teacher; failures keep their row and are counted.
 
     Sorted by dataset, preset, protocol, pair and then by accuracy, best first; what has none comes last. Of each
@@ -112,7 +111,7 @@ class _Point:
     last_good_epoch: int
     prior: Prior | None
     teacher_accuracy: float | None
-    synthesised: int
+    synthesized: int
     augmented: int
     kept: int
     in_bank: int
@@ -134,7 +133,7 @@ class _Group:
     points: dict[str, _Point] = field(default_factory=dict)
 
 
-def _point(record: Record | Entry) -> _Point:
+def _point(record: Record) -> _Point:
     accuracy, bank, cost = record.accuracy, record.bank, record.cost
     return _Point(
         run=record.run,
@@ -147,7 +146,7 @@ def _point(record: Record | Entry) -> _Point:
         last_good_epoch=record.last_good_epoch,
         prior=max(record.priors.values(), key=_PRIORS.index, default=None),
         teacher_accuracy=None if record.teacher is None else record.teacher.accuracy,
-        synthesised=bank.synthesised,
+        synthesized=bank.synthesized,
         augmented=bank.augmented,
         kept=bank.kept,
         in_bank=bank.in_bank,
@@ -188,7 +187,7 @@ def _row(group: _Group) -> dict[str, Any]:
         "oracle_best": _mean([point.oracle for point in done if point.oracle is not None]),
         "agreement": _mean([point.agreement for point in done if point.agreement is not None]),
         "teacher_accuracy": next((p.teacher_accuracy for p in points if p.teacher_accuracy is not None), None),
-        "synthesised": _mean([point.synthesised for point in done]),
+        "synthesized": _mean([point.synthesized for point in done]),
         "kept_percent": 100 * sum(point.kept for point in done) / augmented if augmented else None,
         "bank": _mean([point.in_bank for point in done]),
         "target_agreement": _mean([p.target_agreement for p in done if p.target_agreement is not None]),
@@ -205,7 +204,7 @@ def _row(group: _Group) -> dict[str, Any]:
     }
 
 
-def _teacher_hash(record: Record | Entry) -> str:
+def _teacher_hash(record: Record) -> str:
     """Of the teacher's weights; empty for a run that ended before it had trained one."""
     if record.teacher is not None:
         return record.teacher.sha256

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from kit import stored
-from method_kit import AGREEMENT, Fixed, bn_input, make_card, make_context, make_network, passes, snapshot
+from support.kit import stored
+from support.method_kit import AGREEMENT, Fixed, bn_input, make_card, make_context, make_network, passes, snapshot
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,9 +13,9 @@ from dfkd_baselines.csd import (
     CustomisedInversion,
     auxiliary_loss,
 )
-from dfkd_bench.bank import SyntheticBatch
 from dfkd_bench.blocks.rotation import quarter_turns
-from dfkd_bench.stages import Round
+from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.base import Round
 
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from kit import stored
-from method_kit import Fixed, make_card, make_context, make_network, snapshot
+from support.kit import stored
+from support.method_kit import Fixed, make_card, make_context, make_network, snapshot
 from torch import nn
 
 from dfkd_baselines.csd import (
@@ -12,7 +12,7 @@ from dfkd_baselines.csd import (
     CustomisedInversion,
     _align_head,
 )
-from dfkd_bench.bank import SyntheticBatch
+from dfkd_bench.stages.bank import SyntheticBatch
 
 
 def some_batch(count: int = 5, seed: int = 7) -> SyntheticBatch:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit import (
+from support.kit import (
     make_card,
     make_context,
     make_convnet,

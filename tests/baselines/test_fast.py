@@ -1,13 +1,13 @@
 import pytest
 import torch
-from kit import stored
-from method_kit import AGREEMENT, Fixed, bn_input, make_card, make_context, passes, snapshot, stream
+from support.kit import stored
+from support.method_kit import AGREEMENT, Fixed, bn_input, make_card, make_context, passes, snapshot, stream
 from torch import nn
 
 import dfkd_baselines.fast as fast
 from dfkd_baselines.fast import FastInversion, FastOptions, reset_first_layers
 from dfkd_bench.blocks.generators import Generator
-from dfkd_bench.stages import Round
+from dfkd_bench.stages.base import Round
 
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
 

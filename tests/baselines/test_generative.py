@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from kit import stored
-from method_kit import Fixed, bn_input, make_card, make_context, make_network, snapshot, stream
+from support.kit import stored
+from support.method_kit import Fixed, bn_input, make_card, make_context, make_network, snapshot, stream
 from torch import nn
 
 from dfkd_baselines.generative import (
@@ -14,8 +14,8 @@ from dfkd_baselines.generative import (
     balance_loss,
     l1,
 )
-from dfkd_bench.bank import SyntheticBatch
-from dfkd_bench.stages import Round, StageOptions
+from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.base import Round, StageOptions
 
 ROUND = Round(0, warmup=False)
 
@@ -183,11 +183,12 @@ def test_a_generator_that_aims_at_nothing_is_refused():
 
 
 def test_a_distiller_that_looks_at_targets_is_refused_beside_a_generator_that_names_none():
-    from dfkd_bench.api import Workbench
+    from dfkd_bench.api import plan
     from dfkd_bench.errors import DfkdError
+    from dfkd_bench.workbench import Workbench
 
     with pytest.raises(DfkdError, match="needs images that name their classes, and the synthesizer 'generative'"):
-        Workbench.make(device="cpu").plan(["dafl"], ["resnet8:resnet8"], overrides=["distiller.target_weight=1"])
+        plan(Workbench.make(device="cpu"), ["dafl"], ["resnet8:resnet8"], overrides=["distiller.target_weight=1"])
 
 
 def test_samples_are_fresh_images_without_a_graph():

@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from kit import stored
-from method_kit import AGREEMENT, CPU, Fixed, bn_input, make_card, make_context, passes, snapshot, stream
+from support.kit import stored
+from support.method_kit import AGREEMENT, CPU, Fixed, bn_input, make_card, make_context, passes, snapshot, stream
 from torch import nn
 
 from dfkd_baselines.nayer import NayerOptions, NoisyGenerator, NoisyLayerInversion, label_embeddings, target_layout
-from dfkd_bench.stages import Round
+from dfkd_bench.stages.base import Round
 
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
 

@@ -2,12 +2,12 @@ import json
 
 import pytest
 import torch
-from method_kit import make_card, make_context
 from safetensors.torch import save_file
+from support.method_kit import make_card, make_context
 
 from dfkd_baselines.nayer import NayerOptions, NoisyLayerInversion, label_embeddings
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.stages import Round
+from dfkd_bench.stages.base import Round
 
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kit import make_card, make_context, make_pencil, plain_pencil
+from support.kit import make_card, make_context, make_pencil, plain_pencil
 
 from dfkd_baselines.noise import Noise, NoiseOptions
 from dfkd_bench import Round

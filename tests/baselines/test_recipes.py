@@ -2,8 +2,8 @@
 
 import pytest
 
-from dfkd_bench.grid import Request, resolve
-from dfkd_bench.plugins import Registry
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.planning.requests import Request, resolve
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 
 WRN, RESNET, VGG = "wrn40_2:wrn16_1", "resnet34:resnet18", "vgg11:resnet18"

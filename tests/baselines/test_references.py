@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from e2e_kit import make_spec, registry_with
-from method_kit import CPU, Fixed, make_card, make_context, make_network, stream
+from support.e2e_kit import make_spec, registry_with
+from support.method_kit import CPU, Fixed, make_card, make_context, make_network, stream
 
 from dfkd_baselines.references import (
     CrossEntropy,
@@ -15,15 +15,15 @@ from dfkd_baselines.references import (
     RealDataOptions,
     to_card,
 )
-from dfkd_bench.bank import SyntheticBatch
-from dfkd_bench.datasets.card import TrainTransform
+from dfkd_bench.card import TrainTransform
 from dfkd_bench.datasets.split import Split
 from dfkd_bench.environment import Execution
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.ledger import CostLedger
-from dfkd_bench.plugins import STAGE_KINDS
-from dfkd_bench.stages import Round, StageOptions, Synthesizer
-from dfkd_bench.staging import StageSet
+from dfkd_bench.hooks.registry import STAGE_KINDS
+from dfkd_bench.runs.stage_set import StageSet
+from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.base import Round, StageOptions, Synthesizer
+from dfkd_bench.stages.ledger import CostLedger
 
 ROUND = Round(0, warmup=False)
 

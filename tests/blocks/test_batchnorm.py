@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from kit import make_card, make_convnet, make_pencil, plain_bn_distance
+from support.kit import make_card, make_convnet, make_pencil, plain_bn_distance
 from torch import nn
 
 from dfkd_bench.blocks.batchnorm import bn_distances, bn_loss

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from method_kit import CPU, bn_input
+from support.method_kit import CPU, bn_input
 from torch import nn
 
 from dfkd_bench.blocks.batchnorm import BnAverage

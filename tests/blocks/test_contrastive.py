@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from kit import make_card, make_pencil, plain_pencil, stored
+from support.kit import make_card, make_pencil, plain_pencil, stored
 from torch import Tensor, nn
 
 from dfkd_bench import Network

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from dfkd_bench.contract import check_name
-from dfkd_bench.plugins import STAGE_KINDS, default_registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
 
 STAGES = [(kind, name) for kind in STAGE_KINDS for name in default_registry().provided(kind)]
 #: Stages whose only knowledge lies outside: tried with a small pipeline in tests/dda/test_image_variation.py.

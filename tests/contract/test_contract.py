@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from broken_stages import BROKEN, PixelOptions, ReadAndThrownAway, Whole
-from e2e_kit import cli, registry_with
 from pydantic import Field
+from support.broken_stages import BROKEN, PixelOptions, ReadAndThrownAway, Whole
+from support.e2e_kit import cli, registry_with
 from torch import Tensor
 
 from dfkd_bench import DfkdError, Method, Round, StageOptions, Synthesizer, SyntheticBatch, use

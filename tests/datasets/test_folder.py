@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
-from folder_kit import cache, chw, image_folders, picture, refused, root, save
+from support.folder_kit import cache, chw, image_folders, picture, refused, root, save
 
-from dfkd_bench.datasets.card import TrainTransform
+from dfkd_bench.card import TrainTransform
 from dfkd_bench.datasets.folder import open_folder
 from dfkd_bench.errors import DfkdError
 

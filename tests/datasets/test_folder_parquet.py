@@ -3,7 +3,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
-from folder_kit import cache, chw, parquet, picture, refused, root
+from support.folder_kit import cache, chw, parquet, picture, refused, root
 
 from dfkd_bench.datasets.folder import open_folder
 from dfkd_bench.errors import DfkdError

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub_kit import ADVICE, COUNTS, TEST_FILE, cifar, load, pixels, png, refused, small, write
+from support.hub_kit import ADVICE, COUNTS, TEST_FILE, cifar, load, pixels, png, refused, small, write
 
 from dfkd_bench.datasets import hub
 from dfkd_bench.errors import DfkdError

@@ -9,7 +9,7 @@ import huggingface_hub
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub_kit import ADVICE, cached, cifar, load, refused, small
+from support.hub_kit import ADVICE, cached, cifar, load, refused, small
 
 from dfkd_bench.datasets import hub
 from dfkd_bench.datasets.cards import CIFAR10, TINY_IMAGENET, TINY_IMAGENET_WNIDS

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from kit import make_card, make_context
 from pydantic import ValidationError
+from support.kit import make_card, make_context
 from torch import Tensor, nn
 
 from dfkd_bench import Network, StageContext, SyntheticBatch

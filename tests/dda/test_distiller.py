@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kit import make_card, make_context, make_convnet, plain_cross_entropy, plain_kl, stored
+from support.kit import make_card, make_context, make_convnet, plain_cross_entropy, plain_kl, stored
 from torch import Tensor, nn
 
 from dfkd_bench import DfkdError, Network, SyntheticBatch

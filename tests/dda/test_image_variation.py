@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionImageVariationPipeline, UNet2DConditionModel
-from kit import make_card, make_context, make_pencil
+from support.kit import make_card, make_context, make_pencil
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import make_card, make_context, make_pencil, stored
+from support.kit import make_card, make_context, make_pencil, stored
 from torch import Tensor
 
 from dfkd_bench import ImageBank, SyntheticBatch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e_kit import (
+from support.e2e_kit import (
     bench,
     cli,
     listening,
@@ -17,9 +17,10 @@ from e2e_kit import (
     specs,
     teacher_file,
 )
-from engine_kit import fault_specs, grid_command, plugins_on_path  # noqa: F401
+from support.engine_kit import fault_specs, grid_command, plugins_on_path  # noqa: F401
 
 from dfkd_bench.engines import run_grid
+from dfkd_bench.runs.runner import run_spec
 
 pytestmark = pytest.mark.usefixtures("plugins_on_path")
 
@@ -44,7 +45,7 @@ def test_a_disk_that_is_full_for_one_run_is_one_sentence_and_the_run_goes_on_lat
 def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence(tmp_path, monkeypatch, number):
     workbench = bench(tmp_path / "results")
     earlier, first, second = specs(workbench, "noise", seeds=(0, 1, 2))
-    workbench.run(earlier)
+    run_spec(earlier, workbench.results, workbench.store)
     before = contents(workbench.results.folder(earlier.hash))
     make = Path.touch
 
@@ -69,15 +70,15 @@ def test_a_folder_that_cannot_be_written_any_more_stops_the_grid_in_one_sentence
     assert set(kept) == {"checkpoint.pt"}
     monkeypatch.undo()
     assert Path.touch is make
-    assert (
-        workbench.run(first).without_times() == bench(tmp_path / "other", workbench.registry).run(first).without_times()
-    )
+    other = bench(tmp_path / "other", workbench.registry)
+    again = run_spec(first, other.results, other.store)
+    assert run_spec(first, workbench.results, workbench.store).without_times() == again.without_times()
 
 
 def cli_with(monkeypatch, workbench, planned):
     """`run` on the command line for these specs."""
-    monkeypatch.setattr("dfkd_bench.api.Workbench.make", classmethod(lambda cls, **_: workbench))
-    monkeypatch.setattr("dfkd_bench.api.Workbench.plan", lambda *_, **__: planned)
+    monkeypatch.setattr("dfkd_bench.workbench.Workbench.make", classmethod(lambda cls, **_: workbench))
+    monkeypatch.setattr("dfkd_bench.api.plan", lambda *_, **__: planned)
     return cli("run", "--method", "noise", "--pair", "resnet8:resnet8", "--checkpoint-seconds", "0")
 
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from e2e_kit import (
+from support.e2e_kit import (
     bench,
     own_cache,  # noqa: F401
     program,
@@ -15,7 +15,7 @@ from e2e_kit import (
     teachers_folder,
 )
 
-from dfkd_bench.records import Record
+from dfkd_bench.results.records import Record
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill")
 
@@ -25,8 +25,8 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from dfkd_bench import RunSpec, hookimpl
-from dfkd_bench.api import Workbench
-from dfkd_bench.runner import run_spec
+from dfkd_bench.workbench import Workbench
+from dfkd_bench.runs.runner import run_spec
 
 _, results, teachers, text, threads, kills, seed = sys.argv
 torch.set_num_threads(int(threads))
@@ -132,7 +132,7 @@ def killed_and_left_alone(tmp_path, kind: str, kills: int, epochs: int) -> None:
     assert whole.status == "finished", whole.reason
     assert pieces.without_times() == whole.without_times()
     assert (folders[0] / "images.png").read_bytes() == (folders[1] / "images.png").read_bytes()
-    assert {path.name for path in folders[1].iterdir()} == {"record.json", "images.png"}
+    assert {path.name for path in folders[1].iterdir()} == {"record.json", "curve.csv", "images.png"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e_kit import (
+from support.e2e_kit import (
     bench,
     listening,
     own_cache,  # noqa: F401
     program,
     teacher_file,
 )
-from engine_kit import (
+from support.engine_kit import (
     FAULTS,
     fault_specs,
     grid_command,
@@ -22,8 +22,10 @@ from engine_kit import (
     starts,
 )
 
-from dfkd_bench import DfkdError, claims, progress
+from dfkd_bench import DfkdError, api
 from dfkd_bench.engines import EngineOptions, run_grid
+from dfkd_bench.results import locks, progress_file
+from dfkd_bench.runs.runner import run_spec
 
 pytestmark = pytest.mark.usefixtures("plugins_on_path")
 
@@ -45,7 +47,7 @@ def test_four_ways_to_fail_are_rows_with_reasons_and_the_other_runs_are_done(tmp
         left = {path.name for path in workbench.results.folder(record.run).iterdir()}
         assert "progress.json" not in left
         assert ("checkpoint.pt" in left) is (status in ("killed", "out-of-memory"))
-        assert not claims.held(workbench.results.path, record.run)
+        assert not locks.is_locked(workbench.results.path, record.run)
     assert grid.records[-1].status == "finished"
     kinds = [event.kind for event in heard if event.run == planned[-1].hash]
     assert (kinds[0], kinds[-1], kinds.count("epoch")) == ("started", "finished", 2)
@@ -74,7 +76,7 @@ def test_what_was_killed_goes_on_when_it_is_retried_and_what_failed_starts_anew(
 CROWD = """
 import os, sys
 from dfkd_bench import RunSpec
-from dfkd_bench.api import Workbench
+from dfkd_bench.workbench import Workbench
 from dfkd_bench.engines import run_grid
 
 results, teachers, *texts = sys.argv[1:]
@@ -154,23 +156,24 @@ def test_an_engine_that_is_ended_leaves_no_process_and_no_row(tmp_path, plugins_
     (run,) = starts(plugins_on_path)
     child = int(plugins_on_path.read_text(encoding="utf-8").split()[1])
     assert child != process.pid
-    assert claims.held(results.path, run)
+    assert locks.is_locked(results.path, run)
     process.send_signal(how)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how), output
     assert ("interrupted; the same command goes on" in output) == (how == signal.SIGINT)
-    _wait_until(lambda: not claims.held(results.path, run))
+    _wait_until(lambda: not locks.is_locked(results.path, run))
     _wait_until(lambda: not _alive(child))
     assert results.read(run) is None
-    assert progress.read(results, run).pid == child
+    assert progress_file.read(results, run).pid == child
 
 
 def test_a_run_that_another_process_holds_is_put_off_and_its_record_is_read(tmp_path):
     workbench = bench(tmp_path / "results")
     first, second = fault_specs(workbench, "none", seeds=(0, 1))
-    theirs = bench(tmp_path / "theirs").run(first)
+    other = bench(tmp_path / "theirs")
+    theirs = run_spec(first, other.results, other.store)
     workbench.results.require_writable()
-    lock = claims.take(workbench.results.path, first.hash)
+    lock = locks.acquire(workbench.results.path, first.hash)
     order = []
 
     def other_process():
@@ -181,7 +184,7 @@ def test_a_run_that_another_process_holds_is_put_off_and_its_record_is_read(tmp_
 
     other = threading.Thread(target=other_process)
     other.start()
-    records = workbench.run_all([first, second], engine="inline")
+    records = api.run_all(workbench, [first, second], engine="inline")
     other.join()
     assert order == ["second"]
     assert records[0] == theirs
@@ -199,4 +202,4 @@ def test_a_problem_is_told_once_and_the_other_runs_are_done(tmp_path):
     assert grid.problems[0].startswith("no teacher with weights ffffffffffffffff")
     assert workbench.results.read(lost.hash) is None
     with pytest.raises(DfkdError, match=r"^2 of 3 runs have no record: no teacher with weights"):
-        workbench.run_all([lost, good, other], engine="inline")
+        api.run_all(workbench, [lost, good, other], engine="inline")

@@ -4,12 +4,12 @@ import threading
 import time
 
 import pytest
-from e2e_kit import (
+from support.e2e_kit import (
     bench,
     listening,
     own_cache,  # noqa: F401
 )
-from engine_kit import begun_below, fault_specs, gpus_seen, plugins_on_path, starts  # noqa: F401
+from support.engine_kit import begun_below, fault_specs, gpus_seen, plugins_on_path, starts  # noqa: F401
 
 from dfkd_bench import DfkdError
 from dfkd_bench.engines import EngineOptions, run_grid

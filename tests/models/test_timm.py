@@ -6,18 +6,21 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from e2e_kit import bench, own_cache, specs
 from safetensors.torch import save_file
+from support.e2e_kit import bench, own_cache, specs
 from torch import nn
 
-from dfkd_bench.api import Workbench
+from dfkd_bench import api
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.grid import Request, plan
-from dfkd_bench.models import build_model, timm_models
-from dfkd_bench.plugins import Registry
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.models import timm_models
+from dfkd_bench.models.build import build_model
+from dfkd_bench.planning.requests import Request, plan
+from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.spec import Pair, TeacherRef
-from dfkd_bench.teachers import TeacherStore
+from dfkd_bench.teachers.store import TeacherStore
+from dfkd_bench.workbench import Workbench
 
 __all__ = ["own_cache"]
 
@@ -110,8 +113,13 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch, tmp_pat
 def test_a_student_with_weights_of_its_own_is_no_longer_without_prior(hub, tmp_path):
     workbench = bench(tmp_path)
     tagged, fresh = (
-        workbench.run(specs(workbench, "noise", "schedule.epochs=1", pair=f"resnet8:{name}")[0])
+        run_spec(
+            specs(workbench, "noise", "schedule.epochs=1", pair=f"resnet8:{name}")[0],
+            workbench.results,
+            workbench.store,
+        )
         for name in (TAGGED, "timm/test_resnet")
+        for spec in specs(workbench, "noise", "schedule.epochs=1", pair=f"resnet8:{name}")
     )
     assert (tagged.status, fresh.status) == ("finished", "finished")
     assert tagged.priors["student"] == "image"
@@ -157,13 +165,14 @@ def test_a_teacher_normalises_in_its_own_way_in_a_run_too(tmp_path, monkeypatch)
             super(type(self), self).__init__(options, context),
         )[1],
     )
-    (spec,) = workbench.plan(
+    (spec,) = api.plan(
+        workbench,
         ["noise"],
         ["timm/test_resnet:resnet8"],
         overrides=["schedule.epochs=1", "schedule.steps_per_epoch=1", "synthesizer.batch_size=8"],
         teacher=tmp_path / "mine",
     )
-    assert workbench.run(spec).status == "finished"
+    assert run_spec(spec, workbench.results, workbench.store).status == "finished"
     assert seen == [(0.25, pytest.approx(DIGITS.mean[0]))]
 
 
@@ -191,10 +200,11 @@ def test_without_batchnorm_the_methods_that_need_it_refuse_and_the_others_run(tm
     assert set(runs) >= {"dafl", "dfad", "zskt", "noise", "one-image", "real-data", "scratch"}
     small = ["schedule.epochs=1", "schedule.steps_per_epoch=1", "schedule.rounds_per_epoch=1", "schedule.batch_size=8"]
     for method in ("dafl", "dfad", "zskt"):
-        (spec,) = workbench.plan(
+        (spec,) = api.plan(
+            workbench,
             [method],
             ["timm/test_efficientnet_gn:resnet8"],
             overrides=[*small, "synthesizer.batch_size=8", "synthesizer.width=16"],
             teacher=tmp_path / "mine",
         )
-        assert workbench.run(spec).status == "finished"
+        assert run_spec(spec, workbench.results, workbench.store).status == "finished"

@@ -1,0 +1,27 @@
+"""`dfkd-bench upgrade`: records of an earlier version in the present form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from dfkd_bench.cli.options import ResultsDir
+
+
+def upgrade(results: ResultsDir = Path("results")) -> None:
+    """Write records of an earlier version anew in the present form. The old form is still read without this."""
+    from dfkd_bench.cli.tables import report_damage
+    from dfkd_bench.errors import DfkdError
+    from dfkd_bench.results.records import Results
+    from dfkd_bench.results.upgrade import upgrade as upgrade_records
+
+    if not results.is_dir():
+        raise DfkdError(f"there is no results folder {results}: name another with --results")
+    damaged: list[DfkdError] = []
+    done = upgrade_records(Results(results), damaged.append)
+    for error in damaged:
+        report_damage(error)
+    typer.echo(f"{done.written} records written anew, {done.current} were in the present form already")
+    if damaged:
+        raise typer.Exit(1)

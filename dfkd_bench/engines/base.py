@@ -1,0 +1,67 @@
+"""What an engine is, how it shares out a machine, and how a try to do a run ends. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from dfkd_bench.hooks.events import RunEvent
+from dfkd_bench.results.records import Record
+from dfkd_bench.spec import RunSpec
+
+__all__ = ["Ending", "Engine", "EngineName", "EngineOptions", "OnDone", "Relay", "stands"]
+
+EngineName = Literal["local", "ray", "inline"]
+Relay = Callable[[RunEvent], None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a try to do a run ended.
+
+    Attributes:
+        kind: `record` (the results folder has it), `held` (another process does it), or `problem`: something that the
+            user can mend stands in the way, and there is no record.
+        sentence: the problem.
+    """
+
+    kind: Literal["record", "held", "problem"]
+    sentence: str = ""
+
+
+def stands(found: Record | None, before: Record | None, retry: bool) -> bool:
+    """Whether a record is not to be made again; `before` is what was there when the grid was started."""
+    return found is not None and (found.status == "finished" or not retry or found != before)
+
+
+OnDone = Callable[[RunSpec, Ending], None]
+"""Called with each spec as a try to do it ends."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine shares out the machine.
+
+    Attributes:
+        jobs: runs at once (local); by default one per GPU, or one on the CPU.
+        address: the Ray cluster's, `auto` for the one that this machine belongs to; by default $RAY_ADDRESS's, or a new
+            one of this machine alone.
+        gpus_per_run: a run's share of GPUs (ray); by default 1 if the cluster has GPUs, unless `cpu` is asked for.
+        cpus_per_run: a run's processors (ray).
+    """
+
+    jobs: int | None = None
+    address: str | None = None
+    gpus_per_run: float | None = None
+    cpus_per_run: float = 1
+
+
+class Engine(Protocol):
+    """Tries runs, several at once if it can."""
+
+    def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
+        """Try each spec once; `on_done(spec, ending)` is called in this thread as each try ends.
+
+        When it raises, `on_done` included, nothing of it goes on.
+        """

@@ -1,0 +1,160 @@
+"""How far a run is, in a file beside its checkpoint: for `status`, and for the record of a run that was killed.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.files import replacing
+from dfkd_bench.method import Prior
+from dfkd_bench.results.curves import CurvePoint
+from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, Results, Status, TeacherReport
+from dfkd_bench.spec import RunSpec
+
+__all__ = ["Progress", "ProgressFile", "read"]
+
+_SECONDS = 5.0
+_KNOWN = ("teacher", "student_parameters", "test_split", "bank", "cost")
+
+
+class Progress(BaseModel):
+    """All that a record would hold if the run ended now, and where it is.
+
+    `done` of `segments` are behind it and the `part` of the present one that it knows of; at `going_since`, when all
+    was there to begin or to go on, that was `resumed_at`. `phase_done` of `phase_total` steps of the phase.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    spec: RunSpec
+    priors: dict[str, Prior]
+    environment: Environment
+    started: datetime
+    updated: datetime
+    teacher: TeacherReport | None = None
+    student_parameters: int | None = None
+    test_split: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    bank: BankReport = BankReport()
+    cost: dict[str, dict[str, Any]] = {}
+    segments: int = 0
+    done: int = 0
+    part: float = 0.0
+    resumed_at: float = 0.0
+    going_since: datetime | None = None
+    phase: str | None = None
+    phase_done: int = 0
+    phase_total: int = 0
+    pid: int
+    host: str
+
+    @classmethod
+    def begin(cls, spec: RunSpec, priors: dict[str, Prior], environment: Environment) -> Progress:
+        """Of a run that begins now, in this process."""
+        now = datetime.now(UTC)
+        host = socket.gethostname()
+        return cls(
+            spec=spec, priors=priors, environment=environment, started=now, updated=now, pid=os.getpid(), host=host
+        )
+
+    def knowing(self, before: Progress | Record | None) -> Progress:
+        """With what an earlier start left: this one may end before it has read its checkpoint."""
+        if before is None:
+            return self
+        curve = before.curve() if isinstance(before, Record) else before.curve
+        return self.model_copy(update={"curve": curve, **{name: getattr(before, name) for name in _KNOWN}})
+
+    def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
+        """The record of a run that ends here. Only one that finished has an accuracy."""
+        return Record(
+            run=self.spec.hash,
+            spec=self.spec,
+            status=status,
+            reason=reason,
+            accuracy=_accuracy(self.curve) if status == "finished" and self.curve else None,
+            last_good_epoch=self.curve[-1].epoch if self.curve else 0,
+            priors=self.priors,
+            teacher=self.teacher,
+            student_parameters=self.student_parameters,
+            test_split=self.test_split,
+            bank=self.bank,
+            cost=self.cost,
+            environment=self.environment,
+            started=self.started,
+            finished=datetime.now(UTC),
+            images=images,
+        ).with_curve(self.curve)
+
+
+def _accuracy(curve: Sequence[CurvePoint]) -> Accuracy:
+    last, best = curve[-1], max(curve, key=lambda point: point.accuracy)
+    return Accuracy(
+        last=last.accuracy,
+        last_top5=last.accuracy_top5,
+        oracle_best=best.accuracy,
+        oracle_epoch=best.epoch,
+        agreement=last.agreement,
+    )
+
+
+def _path(results: Results, run: str) -> Path:
+    return results.folder(run) / "progress.json"
+
+
+def read(results: Results, run: str) -> Progress | None:
+    """How far a run was when it last said so; None if there is no such file, or none that can be read."""
+    try:
+        return Progress.model_validate_json(_path(results, run).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class ProgressFile:
+    """The file of a run that goes on in this process: written at its start, at epoch ends, every few seconds between.
+
+    Args:
+        results: the results folder; the run's own must be there.
+        first: how it begins.
+    """
+
+    def __init__(self, results: Results, first: Progress) -> None:
+        self.now = first
+        self._path = _path(results, first.spec.hash)
+        self._written = time.monotonic()
+
+    def hear(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Something happened in the run."""
+        if kind == "phase":
+            self.note(phase=data["phase"], phase_done=0, phase_total=0)
+        elif kind == "progress":
+            self.note(phase_done=data["done"], phase_total=data["total"])
+        if kind == "epoch" or time.monotonic() - self._written >= _SECONDS:
+            self.write()
+
+    def note(self, **fields: Any) -> None:
+        """The run says something of itself. It is not asked: a stage's `tick` leads here, and must lead no further."""
+        self.now = self.now.model_copy(update={"updated": datetime.now(UTC), **fields})
+
+    def write(self) -> None:
+        """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
+        self._written = time.monotonic()
+        try:
+            with replacing(self._path, durable=False) as temporary:
+                temporary.write_text(self.now.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        except DfkdError:
+            return
+
+    def remove(self) -> None:
+        """The run has a record now."""
+        self._path.unlink(missing_ok=True)

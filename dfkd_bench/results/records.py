@@ -1,0 +1,280 @@
+"""What one run leaves behind, and the results folder. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.method import Prior
+from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
+from dfkd_bench.results.scan import RECORD_FILE, record_files
+from dfkd_bench.spec import RunSpec
+
+__all__ = [
+    "Accuracy",
+    "BankReport",
+    "Environment",
+    "Record",
+    "Results",
+    "Status",
+    "TeacherReport",
+    "parse_record",
+    "read_record",
+    "write_record",
+]
+
+Status = Literal["finished", "diverged", "failed", "out-of-memory", "killed"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(_Part):
+    """Test accuracy in percent. The last epoch is the result; the best one on the test set is an oracle's choice."""
+
+    last: float
+    last_top5: float
+    oracle_best: float
+    oracle_epoch: int
+    agreement: float = Field(description="agreement with the teacher after the last epoch, percent")
+
+
+class TeacherReport(_Part):
+    """The teacher of a run, by hash."""
+
+    model: str
+    sha256: str = Field(description="of its weights: names, types, shapes and bytes")
+    accuracy: float = Field(description="test accuracy, percent")
+    source: str = Field(description="where it came from")
+
+
+class BankReport(_Part):
+    """What was synthesized and kept."""
+
+    synthesized: int = 0
+    augmented: int = 0
+    kept: int = 0
+    in_bank: int = 0
+    target_agreement: float | None = Field(
+        None, description="percent of the bank that the teacher gives its target class"
+    )
+
+
+class Environment(_Part):
+    """Where and with what it ran."""
+
+    device: str
+    hardware: str
+    precision: str
+    threads: int
+    platform: str
+    versions: dict[str, str] = Field(description="Python and libraries")
+    plugins: dict[str, str] = Field(description="distributions that provide plugins")
+
+
+class Record(_Part):
+    """One run: the spec, the outcome, the cost, the provenance. Its curve lies beside it."""
+
+    schema_version: Literal[2] = 2
+    run: str = Field(description="the spec's hash")
+    spec: RunSpec
+    status: Status
+    reason: str | None = Field(None, description="why it did not finish")
+    accuracy: Accuracy | None = None
+    curve_sha256: str | None = Field(None, description="of curve.csv beside the record; null if no epoch ended")
+    last_good_epoch: int = Field(description="the last epoch whose end the run reached, counted from 1; 0 if none")
+    priors: dict[str, Prior] = Field(
+        description="knowledge beyond the teacher, by stage, and `student` if its first weights bring some"
+    )
+    teacher: TeacherReport | None = Field(description="null, like the next two, if the run ended before it was known")
+    student_parameters: int | None
+    test_split: str | None = Field(description="hash of the test images and labels")
+    bank: BankReport
+    cost: dict[str, dict[str, Any]] = Field(
+        description="by phase: seconds, images, forward, backward, flops, peak_memory"
+    )
+    environment: Environment
+    started: datetime
+    finished: datetime
+    images: str | None = Field(None, description="the picture beside the record")
+
+    _folder: Path | None = PrivateAttr(None)
+    _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        # Where it lies does not make it another record.
+        return isinstance(other, Record) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """The student after each epoch, read from `curve.csv`.
+
+        Raises:
+            DfkdError: the file cannot be read, or was changed after the run.
+        """
+        if self._curve is not None:
+            return self._curve
+        if self.curve_sha256 is None:
+            return ()
+        if self._folder is None:
+            raise DfkdError(f"the curve of run {self.run} lies in its folder, and this record was not read from one")
+        return read_curve(self._folder / CURVE_FILE, self.curve_sha256)
+
+    def with_curve(self, curve: Sequence[CurvePoint]) -> Record:
+        """The same record with this curve."""
+        sha256 = curve_hash(curve_text(curve)) if curve else None
+        record = self.model_copy(update={"curve_sha256": sha256})
+        record._curve = tuple(curve)
+        return record
+
+    def without_times(self) -> dict[str, Any]:
+        """The record as plain data without clock readings and memory: the same for the same spec on one machine."""
+        plain = self.model_dump(mode="json", exclude={"started", "finished"})
+        for phase in plain["cost"].values():
+            phase.pop("seconds", None)
+            phase.pop("peak_memory", None)
+        return plain
+
+
+class Results:
+    """A results folder: one folder per run, named by the spec's hash.
+
+    Args:
+        path: the folder; made on the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def folder(self, run: str) -> Path:
+        """Where a run's files lie."""
+        return self.path / run
+
+    def require_writable(self) -> None:
+        """Make the folder.
+
+        Raises:
+            DfkdError: it cannot be made or written.
+        """
+        writable_folder(self.path, "results")
+
+    def write(self, record: Record) -> Path:
+        """Write a record and its curve, each whole or not at all; the record last: it says that the run is done."""
+        return write_record(record, self.folder(record.run))
+
+    def read(self, run: str) -> Record | None:
+        """The record of a run, None if there is none.
+
+        Raises:
+            DfkdError: the file is damaged or belongs to another spec.
+        """
+        return read_record(self.folder(run) / RECORD_FILE)
+
+    def records(self, report: Callable[[DfkdError], None] | None = None) -> Iterator[Record]:
+        """Every record below the folder, sub-folders such as `reference/` included, in the order of their paths.
+
+        Args:
+            report: called with what is wrong with each damaged record, which is left out; None: that is raised.
+
+        Raises:
+            DfkdError: a folder cannot be read, or a record is damaged and nobody is to be told.
+        """
+        for path, found in record_files(self.path):
+            try:
+                if isinstance(found, OSError):
+                    raise DfkdError(f"cannot read {path} ({found.strerror})")
+                record = parse_record(path, found)
+            except DfkdError as error:
+                if report is None:
+                    raise
+                report(error)
+                continue
+            yield record
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record and its curve into a folder; see `Results.write`."""
+    writable_folder(folder, "run's")
+    curve = record.curve()
+    if curve:
+        with replacing(folder / CURVE_FILE) as temporary:
+            temporary.write_text(curve_text(curve), encoding="utf-8", newline="")
+    path = folder / RECORD_FILE
+    with replacing(path) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if not curve:
+        (folder / CURVE_FILE).unlink(missing_ok=True)
+    return path
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in a file, None if there is no file. One of schema 1 is read as if it were of schema 2.
+
+    Raises:
+        DfkdError: the file is damaged or belongs to another spec.
+    """
+    try:
+        return parse_record(path, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DfkdError(f"cannot read {path} ({error.strerror})") from error
+
+
+def parse_record(path: Path, text: bytes) -> Record:
+    """The record in a file's text.
+
+    Raises:
+        DfkdError: the text is no record, or belongs to another spec.
+    """
+    try:
+        try:
+            record = Record.model_validate_json(text)
+        except ValidationError:
+            older = _of_schema_1(text)
+            if older is None:
+                raise
+            record = older
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its JSON"
+        raise DfkdError(f"{path} is no valid record ({where}: {first['msg']}): move it away and run again") from error
+    if record.run != record.spec.hash:
+        raise DfkdError(
+            f"{path} says run {record.run} but its spec's hash is {record.spec.hash}: it was changed by hand"
+        )
+    record._folder = path.parent
+    return record
+
+
+_OLD_SPELLING = "synthesised"  # in records of schema 1
+
+
+def _of_schema_1(text: bytes) -> Record | None:
+    """A record as it was written before its curve had a file of its own; None if it is none."""
+    try:
+        plain = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(plain, dict) or plain.get("schema_version") != 1:
+        return None
+    curve = [CurvePoint.model_validate(point) for point in plain.pop("curve", ())]
+    bank = plain.get("bank")
+    if isinstance(bank, dict) and _OLD_SPELLING in bank:
+        plain["bank"] = {"synthesized": bank.pop(_OLD_SPELLING), **bank}
+    plain.setdefault("last_good_epoch", curve[-1].epoch if curve else 0)
+    return Record.model_validate({**plain, "schema_version": 2}).with_curve(curve)
+
+
+def schema() -> str:
+    """The record's JSON schema, as text."""
+    return json.dumps(Record.model_json_schema(), indent=1, sort_keys=True) + "\n"

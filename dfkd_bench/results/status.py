@@ -1,0 +1,136 @@
+"""A results folder at a glance, from any process that can read it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from dfkd_bench.results import locks, progress_file
+from dfkd_bench.results.pending import titles
+from dfkd_bench.results.records import Record, Results
+from dfkd_bench.results.scan import RUN_FOLDER
+from dfkd_bench.spec import RunSpec
+
+__all__ = ["RunState", "State", "run_states"]
+
+State = Literal["done", "running", "failed", "interrupted", "waiting"]
+
+# Where locks cannot be asked, a progress file that is younger than this speaks for its process.
+_FRESH_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where one run is.
+
+    Attributes:
+        run: the spec's hash.
+        state: `done`; `running` (a process holds it); `failed` (a record says why); `interrupted` (begun, but nobody
+            holds it: the same command goes on with it); `waiting`.
+        title: what a person calls it; None where nothing said so cheaply.
+        status: its record's, if it has one.
+        reason: why it failed.
+        last_good_epoch: of a failed run.
+        progress: how far a running or interrupted run is.
+        seconds_left: of a running one, by its own pace so far.
+    """
+
+    run: str
+    state: State
+    title: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    last_good_epoch: int | None = None
+    progress: progress_file.Progress | None = None
+    seconds_left: float | None = None
+
+    @property
+    def percent(self) -> float | None:
+        """How much of the run is behind it, by its parts; they may differ in length."""
+        at = self.progress
+        if at is None or not at.segments:
+            return None
+        return 100 * _behind(at) / at.segments
+
+
+def _inner(at: progress_file.Progress) -> float:
+    """The part of the present segment that is behind the run: it knows, or the phase that takes longest has told it."""
+    if at.part:
+        return at.part
+    return min(1.0, at.phase_done / at.phase_total) / 2 if at.phase_total and at.done < at.segments else 0.0
+
+
+def _behind(at: progress_file.Progress) -> float:
+    return at.done + _inner(at)
+
+
+def run_states(results: Results | Path | str, specs: Iterable[RunSpec] | None = None) -> list[RunState]:
+    """The state of every run of `specs`, in their order; without them, of all that the folder knows of.
+
+    That is what was begun there, and what grids that are not done mean to do.
+    """
+    folder = results if isinstance(results, Results) else Results(Path(results))
+    if specs is not None:
+        return [_state(folder, spec.hash, spec.title) for spec in specs]
+    states = [_state(Results(path.parent), path.name, None) for path in _folders(folder.path)]
+    known = {state.run for state in states}
+    return states + [RunState(run, "waiting", title) for run, title in titles(folder).items() if run not in known]
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The runs' folders, those of sub-folders such as `reference/` too."""
+    for entry in sorted(path.iterdir()):
+        if not entry.name.startswith(".") and entry.is_dir():
+            if RUN_FOLDER.fullmatch(entry.name):
+                yield entry
+            else:
+                yield from _folders(entry)
+
+
+def _state(results: Results, run: str, title: str | None) -> RunState:
+    if (results.folder(run) / "progress.json").exists():
+        return _begun(results, run, title)
+    record = results.read(run)
+    if record is not None:
+        return _ended(record)
+    begun = (results.folder(run) / "checkpoint.pt").exists()
+    return RunState(run, "interrupted" if begun else "waiting", title)
+
+
+def _begun(results: Results, run: str, title: str | None) -> RunState:
+    at = progress_file.read(results, run)
+    title = title if at is None else at.spec.title
+    if _is_held(results, run, at):
+        return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))
+    # It may have ended while we looked, or before: a record is the last thing that a run writes.
+    record = results.read(run)
+    if record is not None and (record.status == "finished" or at is None):
+        return _ended(record)
+    return RunState(run, "interrupted", title, progress=at)
+
+
+def _ended(record: Record) -> RunState:
+    title = record.spec.title
+    if record.status == "finished":
+        return RunState(record.run, "done", title, record.status)
+    return RunState(record.run, "failed", title, record.status, record.reason, record.last_good_epoch)
+
+
+def _is_held(results: Results, run: str, at: progress_file.Progress | None) -> bool:
+    try:
+        return locks.is_locked(results.path, run)
+    except OSError:
+        return at is not None and (datetime.now(UTC) - at.updated).total_seconds() < _FRESH_SECONDS
+
+
+def _seconds_left(at: progress_file.Progress | None) -> float | None:
+    if at is None:
+        return None
+    behind = _behind(at) - at.resumed_at
+    if behind <= 0 or at.going_since is None:
+        return None
+    took = (at.updated - at.going_since).total_seconds()
+    return took / behind * (at.segments - _behind(at))

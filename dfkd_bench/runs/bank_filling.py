@@ -1,0 +1,165 @@
+"""The first half of a round: synthesize, augment, filter, keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfkd_bench.results.records import BankReport
+from dfkd_bench.runs.outcome import DivergedError
+from dfkd_bench.runs.parts import RunParts
+from dfkd_bench.runs.pictures import Gallery
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+from dfkd_bench.stages.base import Round
+from dfkd_bench.stages.network import frozen
+
+__all__ = ["BankFilling"]
+
+
+class BankFilling:
+    """Owns the image bank, what is said of it, and what is still to be augmented.
+
+    Args:
+        parts: the run's.
+
+    Attributes:
+        bank: the images kept so far; empty for a synthesizer that streams.
+        report: how many images were made and kept.
+        gallery: what the run's picture will show.
+    """
+
+    def __init__(self, parts: RunParts) -> None:
+        self._parts, self._stages = parts, parts.stages
+        capacity = parts.spec.schedule.bank_capacity
+        self.bank = ImageBank(parts.card.image_shape, parts.device, parts.streams["order"], capacity)
+        self.report, self.gallery = BankReport(), Gallery()
+        self._rounds, self._augmenter_ready = 0, False
+        self._to_augment: tuple[Tensor, Tensor] | None = None
+        self._augmented_upto = 0
+
+    def warm_up(self, wanted: int | None) -> float:
+        """One round before the student's first step; the part of the warm-up that is behind the run then.
+
+        Args:
+            wanted: the warm-up ends when the bank has so many images; None: after this round.
+        """
+        batch = self._synthesize(warmup=True)
+        if wanted is not None:
+            if not len(batch):
+                raise ValueError(f"the warm-up needs {wanted} images, and a round of it made none")
+            batch = batch.select(slice(wanted - len(self.bank)))
+        self._keep(batch)
+        return len(self.bank) / wanted if wanted else 1.0
+
+    def round(self) -> None:
+        """One round between the student's steps."""
+        batch = self._synthesize(warmup=False)
+        self._keep(batch)
+        if not self._stages.synthesizer.stream:
+            self._augment(batch)
+
+    def augment_bank(self) -> float:
+        """Augment the next batch of what the warm-up left; the part of it that is augmented then."""
+        if self._stages.synthesizer.stream or not len(self.bank):
+            return 1.0
+        if self._to_augment is None:
+            # Copied: in a bank that is full, variants take the places of what they were made from.
+            self._to_augment = (self.bank.images.clone(), self.bank.targets.clone())
+        images, targets = self._to_augment
+        start, self._augmented_upto = self._augmented_upto, self._augmented_upto + self._parts.spec.schedule.batch_size
+        part = slice(start, self._augmented_upto)
+        self._augment(SyntheticBatch(images[part].float() / 255, targets[part]))
+        if self._augmented_upto < len(images):
+            return self._augmented_upto / len(images)
+        self._to_augment, self._augmented_upto = None, 0
+        return 1.0
+
+    def count(self, **more: int) -> None:
+        """Add to the report's counts."""
+        counts = {name: getattr(self.report, name) + number for name, number in more.items()}
+        self.report = self.report.model_copy(update=counts)
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Complete the report: the bank's size, and how often the teacher sees the wanted class."""
+        agreement = None
+        if len(self.bank):
+            with self._parts.ledger.phase("evaluation"):
+                # Evenly spaced images, at most 10,000: enough for a percentage.
+                step = math.ceil(len(self.bank) / 10_000)
+                index = torch.arange(0, len(self.bank), step, device=self._parts.device)
+                batches = (self.bank.batch(part) for part in index.split(500))
+                hits = sum(int((self._parts.teacher(b.images).argmax(1) == b.targets).sum()) for b in batches)
+            agreement = round(100 * hits / len(index), 4)
+        self.report = self.report.model_copy(update={"in_bank": len(self.bank), "target_agreement": agreement})
+
+    def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
+        parts = self._parts
+        parts.emit("phase", {"phase": "synthesizer", "round": self._rounds})
+        with parts.ledger.phase("synthesis") as cost, frozen(parts.student):
+            batch = self._stages.synthesizer.synthesize(Round(self._rounds, warmup))
+            cost.images += len(batch)
+        self._check(batch)
+        self._rounds += 1
+        self.count(synthesized=len(batch))
+        return batch
+
+    def _check(self, batch: SyntheticBatch, sourced: int | None = None) -> None:
+        if not bool(torch.isfinite(batch.images).all()):
+            raise DivergedError(f"images are not finite after {self.report.synthesized} were synthesized")
+        card = self._parts.card
+        batch.check(card.image_shape, card.num_classes, sourced=sourced)
+
+    def _keep(self, batch: SyntheticBatch) -> None:
+        self.gallery.saw(batch)
+        if not self._stages.synthesizer.stream:
+            self.bank.add(batch)
+
+    def _augment(self, source: SyntheticBatch) -> None:
+        parts, stages = self._parts, self._stages
+        parts.emit("phase", {"phase": "augmenter"})
+        with parts.ledger.phase("augmentation") as cost, frozen(parts.student):
+            if not self._augmenter_ready:
+                stages.augmenter.prepare(self.bank)
+                self._augmenter_ready = True
+            augmented = stages.augmenter.augment(source)
+            cost.images += len(augmented)
+        if not len(augmented):
+            return
+        self._check(augmented, sourced=len(source))
+        with parts.ledger.phase("filtering") as cost, frozen(parts.student), torch.no_grad():
+            keep = stages.filter.keep(augmented, source)
+            cost.images += len(augmented)
+        if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
+            raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
+        self.gallery.saw_variants(source, augmented, keep)
+        kept = augmented.select(keep)
+        self.bank.add(kept)
+        self.count(augmented=len(augmented), kept=len(kept))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "rounds": self._rounds,
+            "augmenter_ready": self._augmenter_ready,
+            "to_augment": self._to_augment,
+            "augmented_upto": self._augmented_upto,
+            "bank": self.bank.state_dict(),
+            "gallery": self.gallery.state_dict(),
+            "report": self.report.model_dump(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._rounds, self._augmenter_ready = state["rounds"], state["augmenter_ready"]
+        self._augmented_upto = state["augmented_upto"]
+        if state["to_augment"] is not None:
+            images, targets = state["to_augment"]
+            self._to_augment = (images.to(self._parts.device), targets.to(self._parts.device))
+        self.bank.load_state_dict(state["bank"])
+        self.gallery.load_state_dict(state["gallery"])
+        self.report = BankReport.model_validate(state["report"])

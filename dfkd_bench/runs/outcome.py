@@ -1,0 +1,29 @@
+"""What an exception in a run means for its record."""
+
+from __future__ import annotations
+
+import torch
+
+from dfkd_bench.results.records import Status
+
+__all__ = ["DivergedError", "of_exception"]
+
+# What torch's allocators, CUDA, its libraries and the operating system say, in errors of many types.
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
+
+
+class DivergedError(Exception):
+    """A loss or an image became infinite or not a number."""
+
+
+def of_exception(error: BaseException) -> tuple[Status, str]:
+    """The status and reason of a run that ended in `error`."""
+    text = " ".join(str(error).split())
+    if isinstance(error, DivergedError):
+        return "diverged", text
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out-of-memory", reason
+    if isinstance(error, RuntimeError | OSError) and any(words in text.lower() for words in _NO_MEMORY):
+        return "out-of-memory", reason
+    return "failed", reason

@@ -1,0 +1,43 @@
+"""What the parts of a run share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dfkd_bench.card import DatasetCard
+from dfkd_bench.runs.stage_set import Emit, StageSet
+from dfkd_bench.spec import RunSpec
+from dfkd_bench.stages.ledger import CostLedger
+from dfkd_bench.stages.network import Network
+
+__all__ = ["RunParts"]
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """One run's networks, stages and books.
+
+    Attributes:
+        spec: what is run.
+        card: the dataset's.
+        device: where tensors are.
+        teacher: frozen, in evaluation mode.
+        student: the network that learns.
+        stages: the four stages.
+        streams: a random stream for each stage, and `order` for the student's batches.
+        ledger: what the run spends.
+        emit: tells people what happens.
+    """
+
+    spec: RunSpec
+    card: DatasetCard
+    device: torch.device
+    teacher: Network
+    student: Network
+    stages: StageSet
+    streams: Mapping[str, torch.Generator]
+    ledger: CostLedger
+    emit: Emit

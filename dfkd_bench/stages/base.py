@@ -1,0 +1,231 @@
+"""The contract of the four stages: synthesizer, augmenter, filter, distiller.
+
+A stage is a small class with a pydantic `Options`; it is made once per run with its options and a `StageContext`.
+It sees the frozen teacher, the student and the dataset card; it never sees the runner, a data loader or a test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dfkd_bench.card import DatasetCard
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.method import Prior
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+from dfkd_bench.stages.ledger import CostLedger
+from dfkd_bench.stages.network import Network, Precision, autocast
+from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.requirements import NEEDS
+from dfkd_bench.stages.seeds import global_stream
+
+__all__ = [
+    "BASES",
+    "Augmenter",
+    "Distiller",
+    "Filter",
+    "Round",
+    "Stage",
+    "StageContext",
+    "Synthesizer",
+    "check_class",
+]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Which round it is.
+
+    Attributes:
+        index: counts all rounds of the run from 0, the warm-up's too.
+        warmup: the student takes no step after this round.
+    """
+
+    index: int
+    warmup: bool
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a stage is given.
+
+    Attributes:
+        teacher: frozen, in evaluation mode.
+        student: to look at, never to change; frozen and in evaluation mode except inside `Distiller.losses` and
+            `Synthesizer.after_distill_step`.
+        card: the dataset's description.
+        device: where tensors belong.
+        precision: `torch.bfloat16` or `torch.float32`; networks heed it by themselves.
+        generator: the stage's own random stream, on `device`. Draw from it and from nothing else.
+        ledger: the cost ledger; `ledger.watch(module, role)` counts a further network's passes.
+        cache: a folder of the stage's own, for what is costly to make and the same in every run.
+        tick: `tick(done, total)` tells people how far a long call has come.
+        images: uint8 [N, C, H, W] on the CPU, for a synthesizer that declares `images_wanted`; else None.
+        labels: int64 [N] of these images, if they are the run's own dataset's; else None.
+    """
+
+    teacher: Network
+    student: Network
+    card: DatasetCard
+    device: torch.device
+    precision: Precision
+    generator: torch.Generator
+    ledger: CostLedger
+    cache: Path
+    tick: Callable[[int, int], None]
+    images: Tensor | None = None
+    labels: Tensor | None = None
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for a stage's own networks."""
+        return autocast(self.device, self.precision)
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Let code that takes no generator (a module's initial weights) draw from the stage's stream."""
+        seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
+        with global_stream(seed, self.device):
+            yield
+
+
+OptionsT = TypeVar("OptionsT", bound=StageOptions)
+
+
+class Stage(Generic[OptionsT]):
+    """Base of the four stages.
+
+    Class attributes:
+        Options: the pydantic model of its options.
+        prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
+            which makes a run a reference and not data-free.
+        requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
+            name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
+            batches name their classes).
+
+    Where prior or requirements hang on the options, override `prior_with` or `requires_with`.
+    """
+
+    Options: ClassVar[type[StageOptions]] = StageOptions
+    prior: ClassVar[Prior] = "none"
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, options: OptionsT, context: StageContext) -> None:
+        self.options = options
+        self.context = context
+
+    @classmethod
+    def prior_with(cls, options: OptionsT) -> Prior:
+        """The prior that it has with these options."""
+        return cls.prior
+
+    @classmethod
+    def requires_with(cls, options: OptionsT) -> frozenset[str]:
+        """What it requires with these options."""
+        return cls.requires
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state but was given {sorted(state)}")
+
+
+class Synthesizer(Stage[OptionsT]):
+    """Makes images from the teacher.
+
+    Class attributes:
+        stream: it has no bank; `sample` makes fresh images for every distillation step.
+        gives_targets: the student's batches name target classes. A distiller that requires `"targets"` is refused
+            beside one that does not.
+    """
+
+    stream: ClassVar[bool] = False
+    gives_targets: ClassVar[bool] = True
+
+    @classmethod
+    def images_wanted(cls, options: OptionsT, card: DatasetCard) -> str | None:
+        """The dataset whose training images it is to be given as `context.images`; None for a data-free one.
+
+        Null baselines and references alone have a use for this door. Whoever asks for the run's own dataset must say
+        so by its prior, `data`; whoever asks for another, by `image`.
+        """
+        return None
+
+    def synthesize(self, round: Round) -> SyntheticBatch:
+        """One round's images."""
+        raise NotImplementedError
+
+    def sample(self, count: int) -> SyntheticBatch:
+        """`count` fresh images for a distillation step (stream synthesizers)."""
+        raise NotImplementedError
+
+    def after_distill_step(self, batch: SyntheticBatch) -> None:
+        """Called after each student step with the batch it took, for those that learn beside the student."""
+
+
+class Augmenter(Stage[OptionsT]):
+    """Makes further images from synthesized ones."""
+
+    def prepare(self, bank: ImageBank) -> None:
+        """Called once, before the first `augment`, with all that was synthesized so far: the place to learn from it."""
+
+    def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
+        """Further images; `source` gives for each the index of the image in `batch` that it came from."""
+        raise NotImplementedError
+
+
+class Filter(Stage[OptionsT]):
+    """Decides which augmented images stay."""
+
+    def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
+        """bool [N], true where the augmented image stays; `augmented.source` indexes `source`."""
+        raise NotImplementedError
+
+
+class Distiller(Stage[OptionsT]):
+    """The student's loss, with any parameters of its own."""
+
+    def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
+        """Named scalars whose sum is minimised."""
+        raise NotImplementedError
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of its own, optimised with the student's."""
+        return iter(())
+
+
+BASES: dict[str, type[Stage[Any]]] = {
+    "synthesizer": Synthesizer,
+    "augmenter": Augmenter,
+    "filter": Filter,
+    "distiller": Distiller,
+}
+_PRIORS = get_args(Prior)
+
+
+def check_class(stage: type[Any]) -> None:
+    """Hold a stage class against the contract.
+
+    Raises:
+        DfkdError: its options do not refuse unknown names or lack a description, or `prior` or `requires` is unknown.
+    """
+    options = stage.Options
+    if not issubclass(options, StageOptions) or options.model_config.get("extra") != "forbid":
+        raise DfkdError(f"{stage.__name__}.Options must be a dfkd_bench.StageOptions that refuses unknown options")
+    silent = [name for name, info in options.model_fields.items() if not info.description]
+    if silent:
+        raise DfkdError(f"{stage.__name__}.Options says nothing of {', '.join(silent)}: give each a description")
+    if stage.prior not in _PRIORS:
+        raise DfkdError(f"{stage.__name__}.prior is {stage.prior!r}, not one of {', '.join(_PRIORS)}")
+    unknown = set(stage.requires) - set(NEEDS)
+    if unknown:
+        raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(NEEDS)}")

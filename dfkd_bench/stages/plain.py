@@ -1,0 +1,100 @@
+"""The plain stages that recipes fall back on, and the natural controls of diffusion augmentation."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from dfkd_bench.blocks.kd import kl_divergence
+from dfkd_bench.blocks.views import random_resized_crop
+from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.base import Augmenter, Distiller, Filter
+from dfkd_bench.stages.network import Network
+from dfkd_bench.stages.options import StageOptions
+
+
+class NoAugmentation(Augmenter[StageOptions]):
+    """No further images."""
+
+    def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
+        """An empty batch."""
+        nothing = batch.targets[:0]
+        return SyntheticBatch(batch.images[:0], nothing, nothing)
+
+
+class ClassicOptions(StageOptions):
+    """Options of `classic`."""
+
+    variants: int = Field(1, ge=1, description="further images of each image")
+    smallest_area: float = Field(0.5, gt=0, le=1, description="least part of the image's area that a crop keeps")
+    colour: float = Field(0.2, ge=0, description="largest relative change of brightness and contrast")
+
+
+class ClassicTransforms(Augmenter[ClassicOptions]):
+    """Random resized crops, flips where the card has them, brightness and contrast: the control of diffusion."""
+
+    Options = ClassicOptions
+
+    @torch.no_grad()
+    def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
+        """`variants` images of each, in [0, 1]."""
+        generator, device = self.context.generator, self.context.device
+        source = torch.arange(len(batch), device=device).repeat_interleave(self.options.variants)
+        images = random_resized_crop(
+            batch.images[source],
+            generator,
+            scale=(self.options.smallest_area, 1.0),
+            flip=self.context.card.transform.flip,
+        )
+        draws = torch.rand(2, len(source), 1, 1, 1, generator=generator, device=device)
+        brightness, contrast = 1 + self.options.colour * (2 * draws - 1)
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        images = ((images - mean) * contrast + mean) * brightness
+        return SyntheticBatch(images.clamp(0, 1), batch.targets[source], source)
+
+
+class KeepAll(Filter[StageOptions]):
+    """Every augmented image stays."""
+
+    def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
+        """All true."""
+        return torch.ones_like(augmented.targets, dtype=torch.bool)
+
+
+class TeacherAgreement(Filter[StageOptions]):
+    """An augmented image stays if the teacher gives it its source's target class."""
+
+    def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
+        """True where the teacher's first guess is the target."""
+        guesses: Tensor = self.context.teacher(augmented.images).argmax(dim=1)
+        return guesses == augmented.targets
+
+
+class DistillationOptions(StageOptions):
+    """Options of `kd`."""
+
+    tau: float = Field(20.0, gt=0, description="temperature of both players' softmax")
+    target_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy with the images' target classes")
+
+
+class Distillation(Distiller[DistillationOptions]):
+    """KL_tau(s, t) (Hinton et al., arXiv 1503.02531), and on demand the cross-entropy with the targets."""
+
+    Options = DistillationOptions
+
+    @classmethod
+    def requires_with(cls, options: DistillationOptions) -> frozenset[str]:
+        """Targets, if they have a weight."""
+        return frozenset({"targets"}) if options.target_weight else frozenset()
+
+    def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
+        """`kd`, and `target` if it has a weight."""
+        with torch.no_grad():
+            wanted = teacher(batch.images)
+        logits = student(batch.images)
+        losses = {"kd": kl_divergence(logits, wanted, self.options.tau)}
+        if self.options.target_weight:
+            losses["target"] = self.options.target_weight * F.cross_entropy(logits, batch.targets)
+        return losses

@@ -1,0 +1,129 @@
+"""Weights in files: read without running code, checked name by name, known by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dfkd_bench.errors import DfkdError, first_line
+from dfkd_bench.models.build import TIMM
+
+__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "weights_hash"]
+
+
+class _Norm(NamedTuple):
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights, what they are called, and the normalisation that they say they need."""
+
+    state: dict[str, Tensor]
+    name: str
+    normalisation: _Norm | None = None
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state's names, types, shapes and bytes: the same whatever file it lies in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def find_weights(where: Path | str) -> Source:
+    """Weights from a file, from a folder as timm's `save_for_hf` leaves it, or timm's own (`timm/<name>.<tag>`).
+
+    Raises:
+        DfkdError: they are not there or cannot be read.
+    """
+    if str(where).startswith(TIMM):
+        from dfkd_bench.models import timm_models
+
+        state, mean, std = timm_models.published(str(where))
+        return Source(state, str(where), _Norm(mean, std))
+    path = Path(where)
+    if not path.is_dir():
+        return Source(read_weights(path), f"file {path.name}")
+    config = path / "config.json"
+    file = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()), None)
+    if file is None:
+        raise DfkdError(f"there is no model.safetensors in {path}: name the file with the weights")
+    norm = None
+    if config.is_file():
+        try:
+            said = json.loads(config.read_bytes()).get("pretrained_cfg", {})
+            norm = _Norm(tuple(said["mean"]), tuple(said["std"])) if "mean" in said else None
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise DfkdError(f"{config} is no timm configuration ({first_line(error)})") from error
+    return Source(read_weights(file), f"folder {path.name}", norm)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state in a safetensors file or a torch checkpoint: bare, or under `state_dict`, `module.` stripped.
+
+    Raises:
+        DfkdError: there is no such file, it is damaged, or it needs more than `weights_only=True` to load.
+    """
+    if not path.is_file():
+        raise DfkdError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make the readers raise many kinds
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise DfkdError(
+                f"{path} holds more than tensors and plain data, and loading it could run code: "
+                "save its state_dict alone"
+            ) from error
+        reason = first_line(error)
+        raise DfkdError(f"{path} cannot be read as weights ({reason}): it may be damaged or incomplete") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DfkdError(f"{path} is neither a state_dict nor a checkpoint with one under 'state_dict'")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -> None:
+    """Load a state into a network, every name and shape alike.
+
+    Raises:
+        DfkdError: names the first parameter that differs, in the network's order.
+    """
+    own = body.state_dict()
+    for name, tensor in own.items():
+        # Old checkpoints lack this counter, which no method reads.
+        if name not in state and not name.endswith("num_batches_tracked"):
+            raise DfkdError(f"{source} is no {model}: it has no '{name}' {list(tensor.shape)}")
+        if name in state and state[name].shape != tensor.shape:
+            raise DfkdError(
+                f"{source} does not fit {model}: '{name}' is {list(state[name].shape)} there, {list(tensor.shape)} here"
+            )
+    extra = next((name for name in state if name not in own), None)
+    if extra is not None:
+        raise DfkdError(f"{source} is no {model}: it has '{extra}' {list(state[extra].shape)}, which {model} has not")
+    body.load_state_dict({**own, **state})
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state as safetensors.
+
+    Raises:
+        OSError: it cannot be written (the library's own writer raises other kinds for a full disk).
+    """
+    path.write_bytes(safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}))

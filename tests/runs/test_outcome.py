@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import errno
+import sys
+
+import pytest
+import torch
+from support.e2e_kit import (
+    bench,
+    listening,
+    make_record,
+    make_spec,
+    own_cache,  # noqa: F401
+    specs,
+)
+
+from dfkd_bench import DfkdError
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.leaderboard.table import build
+from dfkd_bench.results import locks
+from dfkd_bench.runs import code_hash
+from dfkd_bench.runs.outcome import DivergedError, of_exception
+from dfkd_bench.runs.runner import run_spec
+from dfkd_bench.workbench import Workbench
+
+CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DivergedError("a loss is nan"), ("diverged", "a loss is nan")),
+        (MemoryError(), ("out-of-memory", "MemoryError")),
+        (torch.OutOfMemoryError("CUDA out of\nmemory"), ("out-of-memory", "OutOfMemoryError: CUDA out of memory")),
+        (RuntimeError(CPU_ALLOCATOR), ("out-of-memory", f"RuntimeError: {CPU_ALLOCATOR}")),
+        (RuntimeError("CUDA error: out of memory"), ("out-of-memory", "RuntimeError: CUDA error: out of memory")),
+        (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), ("out-of-memory", "RuntimeError: CUDNN_STATUS_ALLOC_FAILED")),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            ("out-of-memory", f"OSError: [Errno {errno.ENOMEM}] Cannot allocate memory"),
+        ),
+        (RuntimeError("on purpose"), ("failed", "RuntimeError: on purpose")),
+        (SystemExit(3), ("failed", "SystemExit: 3")),
+    ],
+)
+def test_an_exception_means_a_status_and_a_reason(error, expected):
+    assert of_exception(error) == expected
+
+
+def test_a_run_that_fails_before_it_has_a_teacher_is_a_row_in_the_leaderboard(tmp_path, monkeypatch):
+    workbench = bench(tmp_path)
+    first, second = specs(workbench, "noise", seeds=(0, 1))
+    monkeypatch.setattr("dfkd_bench.teachers.store.TeacherStore.obtain", _no_memory)
+    record = run_spec(first, workbench.results, workbench.store)
+    assert (record.status, record.teacher, record.test_split) == ("out-of-memory", None, None)
+    assert record.priors == {"synthesizer": "none", "augmenter": "none", "filter": "none", "distiller": "none"}
+    monkeypatch.undo()
+    run_spec(second, workbench.results, workbench.store)
+    table = build(workbench.results.records())
+    assert sorted(table["failed"]) == [0, 1]
+    assert table[table["failed"] == 1].iloc[0]["reasons"] == "seed 0: out-of-memory: MemoryError"
+
+
+def _no_memory(*_):
+    raise MemoryError
+
+
+def test_the_leaderboard_says_the_last_good_epoch_of_what_failed():
+    point = make_record().curve()[0]
+    curve = tuple(point.model_copy(update={"epoch": number}) for number in (1, 2, 3))
+    failed = make_record(make_spec(seed=1), None, curve=curve)
+    assert failed.last_good_epoch == 3
+    assert make_record(accuracy=None).last_good_epoch == 0
+    assert list(build([make_record(), failed])["last_good_epoch"]) == [3]
+    assert build([make_record()])["last_good_epoch"].isna().all()
+
+
+def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypatch):
+    workbench = bench(tmp_path)
+    (spec,) = specs(workbench, "noise")
+
+    def stop(event):
+        if event.kind == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), listening(workbench.registry, stop):
+        run_spec(spec, workbench.results, workbench.store, checkpoint_seconds=0)
+    hash_of = code_hash._hash_of
+    monkeypatch.setattr(code_hash, "_hash_of", lambda name: "f" * 16 if name == "dfkd_baselines" else hash_of(name))
+    with pytest.raises(
+        DfkdError,
+        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with what",
+    ):
+        run_spec(spec, workbench.results, workbench.store)
+    assert (workbench.results.folder(spec.hash) / "checkpoint.pt").exists()
+
+
+def test_the_hash_of_a_packages_source_is_of_its_python_files(tmp_path, monkeypatch):
+    package = tmp_path / "edited"
+    (package / "sub").mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "sub" / "stage.py").write_text("x = 1", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("edited")
+    try:
+        first = code_hash._hash_of.__wrapped__("edited")
+        (package / "notes.txt").write_text("no code", encoding="utf-8")
+        assert code_hash._hash_of.__wrapped__("edited") == first
+        (package / "sub" / "stage.py").write_text("x = 2", encoding="utf-8")
+        assert code_hash._hash_of.__wrapped__("edited") != first
+    finally:
+        del sys.modules["edited"]
+
+
+def test_the_source_of_a_run_is_the_cores_and_its_stages():
+    workbench = Workbench.make(device="cpu", precision="fp32")
+    (spec,) = specs(workbench, "cmi")
+    assert set(code_hash.source_hashes(spec, workbench.registry)) == {
+        "the code of dfkd_bench",
+        "the code of dfkd_baselines",
+    }
+
+
+def test_a_claim_is_one_processs_and_ends_with_it(tmp_path):
+    first = locks.acquire(tmp_path, "a")
+    assert locks.is_locked(tmp_path, "a")
+    assert locks.acquire(tmp_path, "a") is None
+    assert not locks.is_locked(tmp_path, "b")
+    assert locks.acquire(tmp_path, "b") is not None
+    with (
+        pytest.raises(locks.HeldError, match="run a is being done by another process"),
+        locks.locked(tmp_path, "a", wait=0),
+    ):
+        pass
+    first.release()
+    assert not locks.is_locked(tmp_path, "a")
+    with locks.locked(tmp_path, "a", wait=0):
+        assert locks.is_locked(tmp_path, "a")
+
+
+def test_a_folder_without_room_for_locks_is_one_sentence(tmp_path):
+    (tmp_path / ".locks").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DfkdError, match=r"^cannot lock .*: choose another results folder or mend its rights$"):
+        locks.acquire(tmp_path, "a")
+
+
+def test_a_relayed_event_is_told_to_listeners_only():
+    registry, heard, installed = Registry([]), [], []
+    from dfkd_bench import RunEvent, hookimpl
+    from dfkd_bench.hooks.registry import PluginRow
+
+    class Installed:
+        @hookimpl
+        def dfkd_run_event(self, event):
+            installed.append(event)
+
+    registry.add(Installed(), PluginRow("p", "p", "1"))
+    with listening(registry, heard.append):
+        registry.emit(RunEvent("started", "r", "t"), relayed=True)
+        registry.emit(RunEvent("phase", "r", "t"))
+    assert [event.kind for event in heard] == ["started", "phase"]
+    assert [event.kind for event in installed] == ["phase"]
