@@ -106,8 +106,9 @@ def test_below_three_seeds_a_row_is_not_ranked_and_does_not_count():
 def test_rows_without_any_spread():
     assert labels(row(90.0, 90.0, 90.0), row(80.0, 80.0, 80.0), row(90.0, 90.0, 90.0)) == ["1=", "3", "1="]
     assert labels(row(0.1, 0.2, 0.3), row(0.3, 0.1, 0.2), row(0.2, 0.3, 0.1)) == ["1=", "1=", "1="]
-    # The same points in one row twice: nothing between them, however the sums are rounded.
     assert labels(row(91.3, 90.7, 89.9), row(91.3, 90.7, 89.9)) == ["1=", "1="]
+    # The mean of three times 0.1 is not that of four times 0.1 to the machine.
+    assert labels(row(*[0.1] * 3), row(*[0.1] * 4)) == ["1=", "1="]
 
 
 def test_a_noisy_row_is_not_told_apart_on_the_strength_of_quiet_ones():
@@ -130,6 +131,11 @@ def test_the_smallest_difference_tells_and_a_smaller_one_does_not():
     assert least == pytest.approx(smallest_difference(deviation, 5, 2))
     assert labels(row(*(base[0] + 1.001 * least)), row(*base[1])) == ["1", "2"]
     assert labels(row(*(base[0] + 0.999 * least)), row(*base[1])) == ["1=", "1="]
+    # Ten seeds of 15 rows: 105 pairs, 126 degrees of freedom.
+    assert smallest_difference(1, 10, 15) == pytest.approx(stats.t.ppf(1 - 0.025 / 105, 126) * math.sqrt(0.2))
+    # Three seeds of ten rows as independent ones: Welch's 4 degrees of freedom, nine comparisons.
+    independent = smallest_difference(1, 3, 10, paired=False)
+    assert independent == pytest.approx(stats.t.ppf(1 - 0.025 / 9, 4) * math.sqrt(2 / 3))
     assert smallest_difference(0.2, 3, 10) > smallest_difference(0.2, 5, 10) > smallest_difference(0.2, 10, 10)
 
 
