@@ -6,9 +6,10 @@ Two rows are told apart if both of these hold at the family-wise level, 5 % unle
 2. the test with the pair's *own* variances (Welch's), Bonferroni-corrected over one row's comparisons, K - 1.
 
 All pairs, since the best row is chosen by the same numbers: Holm over the comparisons with the best alone tells some
-of 15 equal methods apart in one table of six. Both, since either alone fails: with unequal variances the pooled test
-errs in up to one table of five, and no test of equal variances sees that with three seeds; own variances alone,
-corrected over all pairs, hold the level but tell far less apart. `benchmarks/ties.py` measures all of this.
+of 15 equal methods apart in one table of six. Both tests, since with unequal variances the pooled one alone errs in up
+to one table of five, and no test of equal variances sees that with three seeds. Own variances alone, corrected over all
+pairs, hold the level too. They tell more apart where variances differ, but less among many methods of like variance,
+and they are not paired. `benchmarks/ties.py` measures this, `docs/statistics.md` has the numbers.
 
 Both tests are paired by seed. Where all ranked rows have the same seeds, the variance is the residual one of the
 additive model accuracy = method + seed: what a seed does to all methods alike is in none of their differences, and with
