@@ -17,13 +17,10 @@ Layers = Iterable[tuple[nn.BatchNorm2d, Tensor]]
 # Values of one channel that are summed in one go on a CPU, whose kernel adds them one after the other in float32: with
 # more of them the sum loses digits, with fewer the calls themselves cost time. A GPU's kernel sums in a tree.
 _SUMMED_AT_ONCE = 2**14
-# Vanishes beside any variance, and keeps the inverse deviation of a constant channel finite. A power of four has an
-# exact root, so that such a channel's variance is exactly 0.
-_EPS = 2.0**-100
 
 
 class _Statistics(torch.autograd.Function):
-    """Mean and biased variance of each channel by the BatchNorm kernels, in three passes over the input.
+    """Mean and biased variance of each channel by BatchNorm kernels: two passes over the input, and one on the way back.
 
     Nothing but the input, which the layer itself keeps, is saved for the way back.
     """
@@ -54,12 +51,11 @@ class _Statistics(torch.autograd.Function):
 
 
 def _part(images: Tensor) -> tuple[Tensor, Tensor]:
-    channels = images.shape[1]
-    # With weights in half precision the kernel would give the statistics in half precision, too.
+    # The kernel answers in the precision of the running statistics that it is given, in half precision if it has none.
     dtype = torch.promote_types(images.dtype, torch.float32)
-    ones = torch.ones(channels, dtype=dtype, device=images.device)
-    _, mean, scale = torch.native_batch_norm(images, ones, torch.zeros_like(ones), None, None, True, 0.0, _EPS)
-    return mean, (scale.square().reciprocal() - _EPS).clamp(min=0)
+    unused = torch.zeros(2, images.shape[1], dtype=dtype, device=images.device)
+    mean, variance = torch.batch_norm_update_stats(images, unused[0], unused[1], 0.0)
+    return mean, variance
 
 
 def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:

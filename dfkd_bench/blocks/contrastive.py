@@ -14,7 +14,9 @@ __all__ = ["InstanceBank", "ProjectionHead", "contrastive_loss", "instance_featu
 
 def instance_features(maps: Iterable[Tensor]) -> Tensor:
     """h(x), float32 [N, sum of channels]: the spatial means of maps [N, C, H, W], one after the other."""
-    return torch.cat([each.mean(dim=(2, 3), dtype=torch.float32) for each in maps], dim=1)
+    # Divided after the sum: the gradient is then divided at one value per map, not at each of its places.
+    means = [each.sum(dim=(2, 3), dtype=torch.float32) / (each.shape[2] * each.shape[3]) for each in maps]
+    return torch.cat(means, dim=1)
 
 
 class ProjectionHead(nn.Module):
