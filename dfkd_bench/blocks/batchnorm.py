@@ -20,7 +20,7 @@ _SUMMED_AT_ONCE = 2**14
 
 
 class _Statistics(torch.autograd.Function):
-    """Mean and biased variance of each channel by BatchNorm kernels: two passes over the input, and one on the way back.
+    """Mean and biased variance of each channel by BatchNorm kernels: two passes over the input, and one back.
 
     Nothing but the input, which the layer itself keeps, is saved for the way back.
     """
