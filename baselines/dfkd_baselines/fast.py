@@ -69,7 +69,9 @@ class FastInversion(Synthesizer[FastOptions]):
         self.inner = copy.deepcopy(self.meta) if options.meta != "none" else self.meta
         context.ledger.watch(self.inner, "generator")
         # Times k: the released scripts' outer learning rate.
-        self.meta_optimizer = torch.optim.Adam(self.meta.parameters(), options.lr * options.steps, (0.5, 0.999))
+        self.meta_optimizer = torch.optim.Adam(
+            self.meta.parameters(), options.lr * options.steps, (0.5, 0.999), fused=True
+        )
         self.average = BnAverage(options.bn_momentum)
         self.main_rounds = 0
 
@@ -88,6 +90,7 @@ class FastInversion(Synthesizer[FastOptions]):
                 {"params": [latents], "lr": options.latent_lr},
             ],
             betas=(0.5, 0.999),
+            fused=True,
         )
         self.meta_optimizer.zero_grad(set_to_none=True)
         best = Best()

@@ -14,7 +14,9 @@ __all__ = ["InstanceBank", "ProjectionHead", "contrastive_loss", "instance_featu
 
 def instance_features(maps: Iterable[Tensor]) -> Tensor:
     """h(x), float32 [N, sum of channels]: the spatial means of maps [N, C, H, W], one after the other."""
-    return torch.cat([each.mean(dim=(2, 3), dtype=torch.float32) for each in maps], dim=1)
+    # Divided after the sum: the gradient is then divided at one value per map, not at each of its places.
+    means = [each.sum(dim=(2, 3), dtype=torch.float32) / (each.shape[2] * each.shape[3]) for each in maps]
+    return torch.cat(means, dim=1)
 
 
 class ProjectionHead(nn.Module):
@@ -52,34 +54,46 @@ class InstanceBank:
 
     def __init__(self, capacity: int, feature_dim: int, device: torch.device) -> None:
         self.capacity = capacity
-        self._rows = torch.zeros(0, 2, feature_dim, device=device)
+        self._room = torch.empty(0, 2, feature_dim, device=device)
+        self._count = 0
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def add(self, local: Tensor, glob: Tensor) -> None:
         """Keep the features [N, d] of both views of a batch; past the capacity the oldest go."""
         rows = torch.stack((local, glob), dim=1).detach()[-self.capacity :]
-        room = self.capacity - len(self._rows)
-        fresh, wrapped = rows[:room], rows[room:]
-        self._rows = torch.cat((self._rows, fresh))
+        fresh, wrapped = rows.tensor_split([self.capacity - self._count])
+        self._reserve(self._count + len(fresh))
+        self._room[self._count : self._count + len(fresh)] = fresh
+        self._count += len(fresh)
         if len(wrapped):
             place = (self._next + torch.arange(len(wrapped), device=rows.device)) % self.capacity
-            self._rows[place] = wrapped
+            self._room[place] = wrapped
             self._next = (self._next + len(wrapped)) % self.capacity
+
+    def _reserve(self, count: int) -> None:
+        if count <= len(self._room):
+            return
+        # Doubled, so that an allocator that keeps what is freed keeps no more than the ring itself once again.
+        grown = self._room.new_empty(min(max(count, 2 * len(self._room)), self.capacity), *self._room.shape[1:])
+        grown[: self._count] = self._room[: self._count]
+        self._room = grown
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Local and global features [min(count, len), d] of images drawn without replacement."""
-        order = torch.randperm(len(self._rows), generator=generator, device=self._rows.device)[:count]
-        rows = self._rows[order]
+        order = torch.randperm(self._count, generator=generator, device=self._room.device)[:count]
+        rows = self._room[order]
         return rows[:, 0], rows[:, 1]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
-        return {"rows": self._rows.clone(), "next": self._next}
+        # On the CPU: a second bank need not fit on the device.
+        return {"rows": self._room[: self._count].to("cpu", copy=True), "next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._rows = state["rows"].to(self._rows.device)
+        self._room = state["rows"].to(self._room.device, copy=True)
+        self._count = len(self._room)
         self._next = state["next"]

@@ -31,9 +31,16 @@ def crop_and_flip(images: Tensor, transform: TrainTransform, generator: torch.Ge
         images = F.pad(images, (pad, pad, pad, pad))
     elif not transform.flip:
         return images
-    index = torch.arange(count, device=device)[:, None, None]
-    # Indexing around the channels puts them last: [N, H, W, C].
-    return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return _gather(images, rows, columns)
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Of each image the pixels at its rows [N, H'] and columns [N, W']; one row of either stands for all images."""
+    count, channels, _, width = images.shape
+    places = rows[:, :, None] * width + columns[:, None, :]
+    # Several times as fast on a CPU, there and back, as indexing with tensors.
+    index = places.flatten(1)[:, None].expand(count, channels, -1)
+    return images.flatten(2).gather(2, index).view(count, channels, rows.shape[1], columns.shape[1])
 
 
 def jitter_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -41,18 +48,16 @@ def jitter_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Gen
 
     DeepInversion's augmentation: one draw for the batch, around the edges.
     """
-    device = images.device
+    device, (height, width) = images.device, images.shape[-2:]
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     if shift:
         offsets = torch.randint(-shift, shift + 1, (2,), generator=generator, device=device)
-        height, width = images.shape[-2:]
         # Index tensors in place of torch.roll, whose Python integers would wait for the device.
-        rows = (torch.arange(height, device=device) - offsets[0]) % height
-        columns = (torch.arange(width, device=device) - offsets[1]) % width
-        images = images[:, :, rows][:, :, :, columns]
+        rows, columns = (rows - offsets[0]) % height, (columns - offsets[1]) % width
     if flip:
         mirror = torch.rand((), generator=generator, device=device) < 0.5
-        images = torch.where(mirror, images.flip(3), images)
-    return images
+        columns = torch.where(mirror, columns.flip(0), columns)
+    return _gather(images, rows[None], columns[None])
 
 
 def random_resized_crop(

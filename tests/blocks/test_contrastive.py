@@ -141,6 +141,28 @@ def test_a_state_does_not_change_with_its_bank():
     assert state["rows"][:, 0, 0].tolist() == [0, 1]
 
 
+def test_a_state_holds_the_rows_in_use_and_does_not_change_with_the_bank_that_goes_on_from_it():
+    bank = InstanceBank(5, 2, CPU)
+    feed(bank, 0, 2)
+    feed(bank, 2, 1)  # room for four by now
+    state = bank.state_dict()
+    assert state["rows"].shape == (3, 2, 2)
+    other = InstanceBank(5, 2, CPU)
+    other.load_state_dict(state)
+    feed(other, 3, 4)
+    assert numbers(other) == [2, 3, 4, 5, 6]
+    assert state["rows"][:, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_the_bank_grows_by_doubling_and_not_past_its_capacity():
+    bank, rooms = InstanceBank(100, 2, CPU), []
+    for turn in range(30):
+        feed(bank, 7 * turn, 7)
+        rooms.append(len(bank._room))
+    assert sorted(set(rooms)) == [7, 14, 28, 56, 100]
+    assert numbers(bank) == list(range(110, 210))
+
+
 def test_instance_features_are_the_spatial_means_one_map_after_the_other():
     first = torch.tensor([[[[1.0, 3.0]], [[10.0, 20.0]]], [[[5.0, 5.0]], [[0.0, 0.0]]]])
     second = torch.tensor([[[[7.0]]], [[[8.0]]]])

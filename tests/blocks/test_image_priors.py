@@ -31,6 +31,19 @@ def test_only_neighbours_count_in_images_that_are_not_square():
     assert float(total_variation(image, "l2_norm")) == pytest.approx(2 + math.sqrt(27) + math.sqrt(32) + math.sqrt(8))
 
 
+@pytest.mark.parametrize("kind", ["l1_mean", "l2_norm"])
+def test_gradients_are_those_of_finite_differences_in_float64(kind):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 2, 4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda each: 3 * total_variation(each, kind), images)
+
+
+def test_between_equal_neighbors_there_is_no_slope():
+    images = torch.ones(1, 1, 3, 3, requires_grad=True)
+    total_variation(images).backward()
+    assert images.grad.tolist() == torch.zeros(1, 1, 3, 3).tolist()
+
+
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValueError, match="unknown total variation 'l3'"):
         total_variation(IMAGE, "l3")
