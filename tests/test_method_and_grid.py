@@ -58,6 +58,8 @@ LAYERED = Method(
         Preset(name="quick", dataset="cifar10", augmenter=use("probe", whole=4), schedule={"epochs": 4}),
         Preset(name="quick", pair="wrn16_1:resnet8", augmenter=use("probe", whole=5), schedule={"epochs": 5}),
         Preset(name="quick", dataset="digits", pair="vgg8:vgg8", augmenter=use("classic", variants=2)),
+        Preset(name="quick", teacher="vgg11", augmenter=use("probe", whole=6), schedule={"epochs": 6}),
+        Preset(name="quick", teacher="vgg11", dataset="cifar10", schedule={"epochs": 7}),
         Preset(name="open", schedule={}),
         Preset(name="paper", schedule={"steps_per_epoch": 7}),
     ),
@@ -99,9 +101,13 @@ def test_presets_that_match_lie_over_the_recipe_in_their_order(registry):
         ("digits", "wrn16_1:resnet8", 5, 5),
         ("cifar100", "wrn16_1:resnet8", 5, 5),
         ("digits", "resnet8:wrn16_1", 3, 3),
+        ("cifar100", "vgg11:resnet8", 6, 6),
+        ("digits", "vgg11:vgg11", 6, 6),
+        ("cifar10", "vgg11:wrn16_1", 6, 7),
+        ("cifar100", "resnet8:vgg11", 2, 2),
     ],
 )
-def test_a_preset_can_be_for_one_dataset_or_pair(registry, dataset, pair, whole, epochs):
+def test_a_preset_can_be_for_one_dataset_pair_or_teacher(registry, dataset, pair, whole, epochs):
     spec = one(registry, pair=pair, dataset=dataset)
     assert (spec.augmenter.options["whole"], spec.schedule.epochs) == (whole, epochs)
 
@@ -180,7 +186,7 @@ SENTENCES = [
     (["augmenter.word=no"], r"^the augmenter 'probe' refuses word=no: .*'none', 'true' or 'other'$"),
     (["augmenter.several=[1, x]"], r"^the augmenter 'probe' refuses several=\[1, x\]: .*tuple"),
     (["schedule.rounds_per_epoch=5"], r"^the schedule of layered refuses .*rounds_per_epoch must not exceed"),
-    (["schedule.rounds_per_epoch=0"], r"^the schedule of layered refuses .*nothing would be synthesised$"),
+    (["schedule.rounds_per_epoch=0"], r"^the schedule of layered refuses .*nothing would be synthesized$"),
     (["layerd:schedule.epochs=1"], r"^unknown method in --set 'layerd': did you mean layered\?$"),
     (["augmenters.whole=1"], r"^unknown stage in --set 'augmenters': did you mean augmenter\?$"),
     (["whole=1"], r"^'whole=1' sets nothing: write stage.option=value"),

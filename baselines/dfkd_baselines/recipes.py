@@ -16,6 +16,15 @@ _QUICK_STREAM = {**_QUICK, "epochs": 8, "rounds_per_epoch": 80}
 _PAPER = {"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1}
 _NAYER = {**_PAPER, "batch_size": 512, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}
 _NAYER_PRESETS = ("paper", "paper-100", "paper-200")
+# FastDFKD's official script runs every pair with every number of inner steps: the number goes with the learning rates,
+# the pair with the weights. WRN pairs have the weights that are the stage's defaults.
+_FAST_STEPS = {
+    2: {"latent_lr": 0.015, "lr": 5e-3},
+    5: {"latent_lr": 0.01, "lr": 3e-3},
+    10: {"latent_lr": 0.01, "lr": 2e-3},
+}
+_FAST_WEIGHTS = {"resnet34:resnet18": {"adv": 1.33, "oh": 0.5}, "vgg11:resnet18": {"adv": 1.0, "oh": 0.5}}
+_FAST_PRESETS = {"paper": 10, "paper-2": 2, "paper-5": 5, "paper-10": 10}
 
 DEEPINVERSION = Method(
     name="deepinversion",
@@ -40,9 +49,8 @@ CMI = Method(
         # The released script that starts from nothing.
         Preset(name="paper", schedule={**_PAPER, "batch_size": 128}),
         *(
-            Preset(name=name, pair=pair, synthesizer=use("cmi", contrast_of="stage-inputs"))
+            Preset(name=name, teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs"))
             for name in ("paper", "paper-bank")
-            for pair in ("resnet34:resnet18", "resnet34:mobilenetv2")
         ),
         # Its headline starts from some 50,000 inverted images. How those were made is not scripted: this is our choice.
         Preset(
@@ -117,16 +125,18 @@ FAST = Method(
             synthesizer=use("fast", batch_size=128, bn=0.3),
             schedule={**_QUICK, "warmup_rounds": 8, "rounds_per_epoch": 2},
         ),
-        Preset(name="paper", schedule={**_PAPER, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}),
-        Preset(
-            name="paper",
-            pair="resnet34:resnet18",
-            synthesizer=use("fast", steps=2, adv=1.33, oh=0.5, latent_lr=0.015, lr=5e-3),
+        *(
+            Preset(
+                name=name,
+                synthesizer=use("fast", steps=steps, **_FAST_STEPS[steps]),
+                schedule={**_PAPER, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20},
+            )
+            for name, steps in _FAST_PRESETS.items()
         ),
-        Preset(
-            name="paper",
-            pair="vgg11:resnet18",
-            synthesizer=use("fast", steps=5, adv=1.0, oh=0.5, latent_lr=0.01, lr=3e-3),
+        *(
+            Preset(name=name, pair=pair, synthesizer=use("fast", **weights))
+            for name in _FAST_PRESETS
+            for pair, weights in _FAST_WEIGHTS.items()
         ),
     ),
 )

@@ -58,6 +58,8 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
                     augmenter=use("image-variation"),
                     schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
                 ),
+                # CMI's own rule for this teacher, whose BatchNorm layers are too wide to tell images apart by.
+                Preset(name="paper", teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs")),
             ),
         )
     )
