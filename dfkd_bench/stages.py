@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from dfkd_bench.bank import ImageBank, SyntheticBatch
@@ -40,9 +40,23 @@ __all__ = [
 
 
 class StageOptions(BaseModel):
-    """Base of every stage's `Options`: unknown options are refused, each field has a one-line description."""
+    """Base of every stage's `Options`: unknown options are refused, each field has a one-line description.
+
+    Class attributes:
+        added: options that are younger than the first records. Specs leave them out where they have their defaults,
+            so that the hashes of earlier runs stay what they were.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        same = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in plain.items() if name not in same}
 
 
 @dataclass(frozen=True)

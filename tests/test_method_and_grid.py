@@ -33,6 +33,17 @@ class NeedyOptions(StageOptions):
     needed: int = Field(description="has no default")
 
 
+class GrownOptions(ProbeOptions):
+    added = frozenset({"young", "several_young"})
+
+    young: float = Field(0.5, description="came later")
+    several_young: tuple[int, ...] = Field((1, 2), description="came later, too")
+
+
+class Grown(Augmenter[GrownOptions]):
+    Options = GrownOptions
+
+
 class Needy(Augmenter[NeedyOptions]):
     Options = NeedyOptions
 
@@ -69,7 +80,9 @@ LAYERED = Method(
 @pytest.fixture(scope="module")
 def registry():
     return registry_with(
-        augmenter={"probe": Probe, "needy": Needy}, model={"plain-net": WithoutBatchNorm}, method=[LAYERED]
+        augmenter={"probe": Probe, "grown": Grown, "needy": Needy},
+        model={"plain-net": WithoutBatchNorm},
+        method=[LAYERED],
     )
 
 
@@ -120,6 +133,19 @@ def test_a_preset_with_another_stage_takes_the_place_of_the_old_one_and_its_opti
 def test_a_preset_of_another_name_leaves_the_recipe_alone(registry):
     spec = one(registry, preset="paper")
     assert (spec.augmenter.options["whole"], spec.schedule.epochs, spec.schedule.steps_per_epoch) == (1, 1, 7)
+
+
+def test_an_option_that_was_added_later_is_in_a_spec_only_where_it_is_not_its_default(registry):
+    swaps = {"augmenter": "grown"}
+    names = set(ProbeOptions.model_fields)
+    assert set(one(registry, swaps=swaps).augmenter.options) == names
+    assert set(one(registry, "augmenter.young=0.5", swaps=swaps).augmenter.options) == names
+    assert one(registry, "augmenter.young=0.25", swaps=swaps).augmenter.options["young"] == 0.25
+    other = one(registry, "augmenter.several_young=[3]", swaps=swaps)
+    assert set(other.augmenter.options) == {*names, "several_young"}
+    assert other.hash != one(registry, swaps=swaps).hash
+    # A default that is left out is there again in the stage's hands.
+    assert GrownOptions.model_validate(one(registry, swaps=swaps).augmenter.options) == GrownOptions()
 
 
 def test_a_swap_drops_the_old_stages_options_and_one_to_the_same_stage_keeps_them(registry):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfkd_bench import Observation, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
@@ -21,6 +21,8 @@ from dfkd_bench.blocks.views import crop_and_flip, random_resized_crop
 
 class CmiOptions(StageOptions):
     """Options of `cmi`; the defaults are the released script that starts from nothing, on CIFAR-10."""
+
+    added = frozenset({"restart_contrast"})
 
     batch_size: int = Field(256, ge=1, description="images in a round")
     steps: int = Field(200, ge=1, description="optimisation steps in a round")
@@ -43,6 +45,11 @@ class CmiOptions(StageOptions):
     negatives: int = Field(4096, ge=0, description="remembered images that each step draws")
     contrast_of: Literal["batchnorm", "stage-inputs"] = Field(
         "batchnorm", description="maps that tell images apart: every BatchNorm's input; stage-inputs as released (B07)"
+    )
+    restart_contrast: bool = Field(
+        False,
+        description="after the warm-up the contrast forgets its images and its head, as released: there the warm-up is "
+        "a run of its own",
     )
     head_dim: int = Field(256, ge=1, description="length of the projected features")
     local_area: float = Field(0.25, gt=0, le=1, description="least part of the area that a local view shows")
@@ -67,18 +74,30 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         super().__init__(options, context)
         # Found by looking: a stage's module does not say how many channels it takes.
         with torch.no_grad():
-            dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
+            self._dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
         with context.seeded():
             self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
-            self.head = ProjectionHead(dim, options.head_dim).to(context.device)
+            self.head = ProjectionHead(self._dim, options.head_dim).to(context.device)
         context.ledger.watch(self.generator, "generator")
         self.head_optimizer = torch.optim.Adam(self.head.parameters(), options.lr, fused=True)
-        self.bank = InstanceBank(options.instance_bank, dim, context.device)
+        self.bank = InstanceBank(options.instance_bank, self._dim, context.device)
+        self.warming_up = False
+
+    def _restart_contrast(self) -> None:
+        with self.context.seeded():
+            for layer in self.head.layers:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), self.options.lr, fused=True)
+        self.bank = InstanceBank(self.options.instance_bank, self._dim, self.context.device)
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes."""
         options, context = self.options, self.context
         generator, device = context.generator, context.device
+        if options.restart_contrast and self.warming_up and not round.warmup:
+            self._restart_contrast()
+        self.warming_up = round.warmup
         shape = (options.batch_size, options.latent_dim)
         latents = torch.randn(shape, generator=generator, device=device, requires_grad=True)
         targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
@@ -140,12 +159,13 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         return contrastive_loss(projected_local, projected_glob, len(local), self.options.cr_tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Head, its optimiser, the generator's weights and the instance bank."""
+        """Head, its optimizer, the generator's weights, the instance bank and whether the last round was warm-up."""
         return {
             "generator": self.generator.state_dict(),
             "head": self.head.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict(),
             "bank": self.bank.state_dict(),
+            "warming_up": self.warming_up,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -154,6 +174,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         self.head.load_state_dict(state["head"])
         self.head_optimizer.load_state_dict(state["head_optimizer"])
         self.bank.load_state_dict(state["bank"])
+        self.warming_up = state["warming_up"]
 
 
 def _all_adversary(student: Tensor, teacher: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ _FAST_PRESETS = {"paper": 10, "paper-2": 2, "paper-5": 5, "paper-10": 10}
 
 DEEPINVERSION = Method(
     name="deepinversion",
-    summary="pixels optimised to match BatchNorm statistics, with a competing student (adaptive)",
+    summary="pixels optimized to match BatchNorm statistics, with a competing student (adaptive); the preset quick "
+    "fills its bank before the student learns, so there it never competes",
     paper="1912.08795",
     synthesizer=use("deepinversion"),
     presets=(
@@ -39,7 +40,8 @@ DEEPINVERSION = Method(
 
 CMI = Method(
     name="cmi",
-    summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast",
+    summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast; the "
+    "preset quick fills its bank before the student learns, so there its adversary never plays",
     paper="2105.08584",
     synthesizer=use("cmi"),
     presets=(
@@ -52,10 +54,11 @@ CMI = Method(
             Preset(name=name, teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs"))
             for name in ("paper", "paper-bank")
         ),
-        # Its headline starts from some 50,000 inverted images. How those were made is not scripted: this is our choice.
+        # Its headline starts from some 50,000 images of an earlier run, of which nothing else is kept. How those were
+        # made is not scripted: this is our choice.
         Preset(
             name="paper-bank",
-            synthesizer=use("cmi", oh=0.5, warmup_steps=500),
+            synthesizer=use("cmi", oh=0.5, warmup_steps=500, restart_contrast=True),
             schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 200, "epochs": 40, "steps_per_epoch": 2000},
         ),
     ),
@@ -143,7 +146,7 @@ FAST = Method(
 
 CSD = Method(
     name="csd",
-    summary="customised synthetic data: images on which the student's auxiliary head fails",
+    summary="customized synthetic data: images on which the student's auxiliary head fails",
     paper="2307.04542",
     synthesizer=use("csd"),
     distiller=use("csd"),
@@ -155,6 +158,7 @@ CSD = Method(
         ),
         Preset(
             name="paper",
+            synthesizer=use("csd", first_head="torch"),
             schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 400, "epochs": 100, "steps_per_epoch": 2000},
         ),
     ),

@@ -230,6 +230,44 @@ def test_on_demand_the_generator_goes_on_from_round_to_round():
     assert torch.equal(firsts[2], after)
 
 
+def test_after_the_warm_up_the_contrast_goes_on_or_as_released_starts_anew():
+    lengths, kept = {}, {}
+    for restart in (False, True):
+        made = make(restart_contrast=restart)
+        before: list[dict[str, Tensor]] = []
+        lengths[restart] = []
+        for each in (WARMUP, WARMUP, LATER, LATER):
+            old = stored(made.head.state_dict())
+            made.head.register_forward_pre_hook(lambda head, _, to=before: to.append(stored(head.state_dict())))
+            del before[:]
+            made.synthesize(each)
+            lengths[restart].append(len(made.bank))
+            if each is LATER and restart not in kept:
+                kept[restart] = all(torch.equal(old[name], tensor) for name, tensor in before[0].items())
+                moments = [int(state["step"]) for state in made.head_optimizer.state.values()]
+                assert set(moments) == {4 if restart else 12}
+                # A fresh head is PyTorch's: uniform up to 1 / sqrt(10).
+                assert not restart or before[0]["layers.0.weight"].abs().max() <= 10**-0.5
+    assert lengths == {False: [4, 8, 12, 16], True: [4, 8, 4, 8]}
+    assert kept == {False: True, True: False}
+
+
+def test_a_run_that_is_broken_off_after_the_warm_up_still_starts_its_contrast_anew():
+    made = make(restart_contrast=True)
+    made.synthesize(WARMUP)
+    other = make(restart_contrast=True, seed=9)
+    other.load_state_dict(stored(made.state_dict()))
+    for each in (made, other):
+        each.context.generator.manual_seed(5)
+    one, two = made.synthesize(LATER), other.synthesize(LATER)
+    assert torch.equal(one.images, two.images)
+    assert len(made.bank) == len(other.bank) == 4
+    third = make(restart_contrast=True, seed=9)
+    third.load_state_dict(stored(made.state_dict()))
+    third.synthesize(LATER)
+    assert len(third.bank) == 8  # once, not at every start
+
+
 @pytest.mark.parametrize("reset", [True, False])
 def test_it_goes_on_from_its_state_as_if_nothing_had_happened(reset):
     made = make(instance_bank=6, reset=reset)

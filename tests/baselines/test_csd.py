@@ -132,6 +132,23 @@ def test_the_heads_momentum_survives_its_reset_where_parity_is_wanted():
     assert not torch.equal(made.head.layers[0].weight, weights["layers.0.weight"])
 
 
+@pytest.mark.parametrize("first_head", ["normal", "torch"])
+def test_the_first_head_is_drawn_like_the_later_ones_or_as_released_by_torch(first_head):
+    card = make_card()
+    made = synthesizer(make_context(card, student=make_network(card, 2, width=400)), first_head=first_head)
+    first = snapshot(made.head)
+    # PyTorch's is uniform between -1/sqrt(400) and 1/sqrt(400), so its deviation is 0.05 / sqrt(3).
+    deviation = 0.02 if first_head == "normal" else 0.05 / math.sqrt(3)
+    assert made.head.layers[0].weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert bool(made.head.layers[0].bias.any()) is (first_head == "torch")
+    made.synthesize(WARMUP)
+    same = all(torch.equal(value, first[name]) for name, value in made.head.state_dict().items())
+    assert same is (first_head == "torch")  # the first main round is to meet it
+    made.synthesize(MAIN)
+    assert made.head.layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not made.head.layers[0].bias.any()
+
+
 def test_the_head_stays_where_no_reset_is_wanted():
     made = synthesizer(reset_head=False)
     made.after_distill_step(some_batch())

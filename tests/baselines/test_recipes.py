@@ -159,6 +159,7 @@ CSD = {
     "adv": 0.0,
     "normalise_head": True,
     "head_lr": 0.1,
+    "first_head": "torch",
     "reset_head": True,
     "keep_momentum": False,
 }
@@ -275,7 +276,7 @@ def test_cmi_from_nothing(settled):
 
 def test_cmi_with_its_bank(settled):
     spec = settled("cmi", preset="paper-bank")
-    holds(spec.synthesizer, **{**CMI, "oh": 0.5}, warmup_steps=500)
+    holds(spec.synthesizer, **{**CMI, "oh": 0.5}, warmup_steps=500, restart_contrast=True)
     # Some 50,000 images first, then 40 epochs of 2000 steps.
     schedule(
         spec,
