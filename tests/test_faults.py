@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import math
 import re
-from pathlib import Path
 
 import pytest
 from e2e_kit import RECIPE, bench, own_cache, specs
+from faults_table import ROOT, ROWS, parity
 
 from dfkd_bench import teachers
 from dfkd_bench.api import Workbench
@@ -16,10 +16,6 @@ from dfkd_bench.plugins import STAGE_KINDS, Registry
 from dfkd_bench.teachers import TeacherStore
 
 __all__ = ["own_cache"]
-
-ROOT = Path(__file__).parent.parent
-LINES = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if line.startswith("| B")]
-ROWS = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in LINES)}
 
 
 @pytest.mark.parametrize("fault", ROWS)
@@ -31,13 +27,12 @@ def test_the_test_that_holds_a_fault_off_exists(fault):
 
 @pytest.mark.parametrize("fault", [fault for fault, row in ROWS.items() if row[2]])
 def test_a_parity_option_exists_takes_its_value_and_names_the_fault(fault):
-    name, option, value = re.fullmatch(r"`([\w-]+): (\w+)=(\S+)`", ROWS[fault][2]).groups()
-    registry = Registry()
-    (kind,) = [kind for kind in STAGE_KINDS[:1] if name in registry.provided(kind)]
-    options = registry.load(kind, name).Options
+    name, values = parity(fault)
+    options = Registry().load("synthesizer", name).Options
     base = {"adv": 1.0} if name == "generative" else {}
-    options.model_validate({**base, option: value})
-    assert f"({fault})" in options.model_fields[option].description
+    options.model_validate({**base, **values})
+    for option in values:
+        assert f"({fault})" in options.model_fields[option].description
 
 
 def test_every_fault_named_in_a_description_has_its_row():

@@ -26,8 +26,12 @@ class DeepInversionOptions(StageOptions):
     betas: tuple[float, float] = Field((0.5, 0.99), description="Adam's betas")
     bn: float = Field(10.0, ge=0, description="weight of the BatchNorm statistics' distance")
     oh: float = Field(1.0, ge=0, description="weight of the cross-entropy with the wanted classes")
-    adv: float = Field(1.0, ge=0, description="weight of the competition with the student; 0 is plain DeepInversion")
-    tv: float = Field(1e-3, ge=0, description="weight of the total variation")
+    adv: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the competition with the student, off in the warm-up; 0 is plain DeepInversion",
+    )
+    tv: float = Field(1e-3, ge=0, description="weight of the total variation; FastDFKD's port has 0 (B04)")
     l2: float = Field(0.0, ge=0, description="weight of the batch's L2 norm")
     tv_kind: Literal["l1_mean", "l2_norm"] = Field(
         "l1_mean", description="l1_mean: the CMI lineage; l2_norm: first code"
@@ -41,7 +45,10 @@ class DeepInversionOptions(StageOptions):
     )
     first_bn_weight: float = Field(1.0, ge=0, description="how often the first BatchNorm layer counts")
     student_bn: float = Field(
-        0.0, ge=0, description="parity with FastDFKD's port (B04): minus this times the student's BN distance"
+        0.0,
+        ge=0,
+        description="weight of the student's BN distance, subtracted where it competes; `bn` multiplies it, too; "
+        "FastDFKD's port has 0.001 (B04)",
     )
     jitter: float = Field(0.125, ge=0, lt=1, description="largest circular shift, as a part of the image's side")
 
