@@ -21,6 +21,7 @@ _HOME = {
     "ImageBank": "bank",
     "Method": "method",
     "Network": "network",
+    "NetworkFacts": "needs",
     "Observation": "network",
     "Preset": "method",
     "Record": "records",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from dfkd_bench.hookspecs import hookimpl
     from dfkd_bench.ledger import CostLedger
     from dfkd_bench.method import Method, Preset, Schedule, use
+    from dfkd_bench.needs import NetworkFacts
     from dfkd_bench.network import Network, Observation
     from dfkd_bench.records import Record, Results
     from dfkd_bench.spec import RunSpec
@@ -63,6 +65,7 @@ __all__ = [
     "ImageBank",
     "Method",
     "Network",
+    "NetworkFacts",
     "Observation",
     "Preset",
     "Record",

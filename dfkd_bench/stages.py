@@ -21,7 +21,7 @@ from dfkd_bench.datasets.card import DatasetCard
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.ledger import CostLedger
 from dfkd_bench.method import Prior
-from dfkd_bench.needs import NEEDS
+from dfkd_bench.needs import NEEDS, NetworkFacts
 from dfkd_bench.network import Network, Precision, autocast
 from dfkd_bench.seeds import global_stream
 
@@ -149,6 +149,11 @@ class Stage(Generic[OptionsT]):
     def requires_with(cls, options: OptionsT) -> frozenset[str]:
         """What it requires with these options."""
         return cls.requires
+
+    @classmethod
+    def warn_with(cls, options: OptionsT, teacher: NetworkFacts, card: DatasetCard) -> str | None:
+        """What a user should know before a run with these options, in a sentence; None if there is nothing."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dfkd_bench.api import Workbench
     from dfkd_bench.engines import Grid
     from dfkd_bench.gridfile import Planned
+    from dfkd_bench.spec import RunSpec
 
 
 def run(
@@ -198,11 +199,24 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
                 else " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)"
             )
             typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
+    for sentence in _warnings(bench, todo):
+        typer.echo(sentence)
     if datasets == {"digits"}:
         typer.echo(
             "digits are small, for a first look; for CIFAR-10 on the published schedule add "
             "--dataset cifar10 --preset paper (a GPU, hours)"
         )
+
+
+def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
+    """What the stages of the runs want to be known first, each once."""
+    from dfkd_bench.needs import warnings
+
+    cards = {dataset: bench.card(dataset) for dataset in {spec.dataset for spec in todo}}
+    settings = {spec.settings: spec for spec in todo}.values()
+    return list(
+        dict.fromkeys(told for spec in settings for told in warnings(spec, cards[spec.dataset], bench.registry))
+    )
 
 
 def _end(grid: Grid) -> None:

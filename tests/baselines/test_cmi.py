@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from kit import (
 from torch import Tensor, nn
 
 import dfkd_baselines.cmi as module
-from dfkd_baselines.cmi import CmiOptions, ContrastiveInversion
-from dfkd_bench import Network, Round
+from dfkd_baselines.cmi import CmiOptions, ContrastiveInversion, contrast_bytes
+from dfkd_bench import Network, NetworkFacts, Round
 
 LATER, WARMUP = Round(3, warmup=False), Round(0, warmup=True)
 # No padding, no mirroring: a global view is the image.
@@ -299,6 +300,52 @@ def test_images_keep_the_contract_and_targets_are_sorted():
     assert batch.targets.tolist() == sorted(batch.targets.tolist())
     assert set(batch.targets.tolist()) == {0, 1, 2}
     assert not batch.images.requires_grad
+
+
+def test_what_the_contrast_takes_is_what_its_tensors_take():
+    made = make(instance_bank=6, batch_size=4)
+    for _ in range(2):
+        made.synthesize(LATER)
+    rows = made.bank.state_dict()["rows"]
+    assert len(rows) == 6
+    weights = list(made.head.parameters())
+    tensors = [rows, *weights, *(weight.grad for weight in weights)]
+    tensors += [state[name] for state in made.head_optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert contrast_bytes(10, made.options) == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+FACTS = {  # of the published teachers
+    "wrn40_2": NetworkFacts((2704,), (16, 32, 64)),
+    "vgg11": NetworkFacts((2752,), None),
+    "resnet34": NetworkFacts((8512,), (64, 64, 128, 256)),
+    "bare": NetworkFacts((8512,), None),
+}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "options", "told"),
+    [
+        ("wrn40_2", {}, None),
+        ("vgg11", {}, None),
+        ("resnet34", {"contrast_of": "stage-inputs"}, None),
+        ("resnet34", {"cr": 0.0}, None),
+        ("resnet34", {"instance_bank": 10}, r"takes up to 1\.1 GiB, for a bank of 10 images"),
+        (
+            "resnet34",
+            {},
+            r"3\.7 GiB, .* on 8,512 features; synthesizer\.contrast_of=stage-inputs or a smaller",
+        ),
+        ("bare", {}, r"8,512 features; a smaller"),
+        (
+            "resnet34",
+            {"contrast_of": "stage-inputs", "instance_bank": 400_000},
+            r"takes up to 1\.5 GiB, .*400,000 .* on 512 features; a smaller synthesizer\.instance",
+        ),
+    ],
+)
+def test_a_contrast_that_takes_more_than_a_gib_says_so_before_the_run(teacher, options, told):
+    found = ContrastiveInversion.warn_with(CmiOptions(**options), FACTS[teacher], CARD)
+    assert found is None if told is None else re.search(told, found)
 
 
 def test_images_are_told_apart_by_every_batchnorms_input_or_as_released_by_the_stages_inputs():
