@@ -77,7 +77,7 @@ def contrast_bytes(dim: int, options: CmiOptions) -> int:
 
 
 class ContrastiveInversion(Synthesizer[CmiOptions]):
-    """Each round inverts a generator and its latents: bn L_bn + oh CE(T(x), y) + adv L_adv + cr L_cr (eq. 7).
+    """Each round inverts a generator and its latents: bn L_bn + oh CE(T(x), y) + adv L_adv + cr L_cr.
 
     All but the contrast look at the global view (pad, crop, flip); the contrast sets each image's local view apart
     from the views of all others. The batch with the lowest loss is kept.

@@ -48,7 +48,7 @@ class CsdOptions(StageOptions):
 
 
 class AuxiliaryHead(nn.Module):
-    """c: features [N, d] -> logits [N, 4K] over class and quarter turn (eq. 3), of unit length if `normalise`."""
+    """c: features [N, d] -> logits [N, 4K] over class and quarter turn, of unit length if `normalise`."""
 
     def __init__(self, feature_dim: int, num_classes: int, normalise: bool) -> None:
         super().__init__()

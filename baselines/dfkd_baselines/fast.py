@@ -57,7 +57,7 @@ def reset_first_layers(generator: Generator, stream: torch.Generator) -> None:
 
 
 class FastInversion(Synthesizer[FastOptions]):
-    """Inner steps on a copy of the meta-generator and fresh latents; then one meta-step (algorithm 1)."""
+    """Inner steps on a copy of the meta-generator and fresh latents; then one meta-step."""
 
     Options = FastOptions
     requires = frozenset({"batchnorm"})

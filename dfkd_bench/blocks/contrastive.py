@@ -30,7 +30,7 @@ class ProjectionHead(nn.Module):
 
 
 def contrastive_loss(local: Tensor, glob: Tensor, current: int, tau: float) -> Tensor:
-    """L_cr: each local view is to find its own global view among all (eq. 4 of arXiv 2105.08584).
+    """L_cr: each local view is to find its own global view among all (arXiv 2105.08584).
 
     Args:
         local: unit vectors [M, d] of the local views, the current batch first, then the bank's.

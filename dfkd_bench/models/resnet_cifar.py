@@ -1,4 +1,4 @@
-"""The thin residual networks of depth 6n + 2 for small images (He et al., arXiv 1512.03385, section 4.2).
+"""The thin residual networks of depth 6n + 2 for small images (He et al., arXiv 1512.03385).
 
 They have three stages of basic blocks and 1x1 convolutions where the shape changes. The variants ending in ``x4``
 are four times as wide, with a stem of 32 channels.

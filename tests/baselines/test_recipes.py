@@ -383,3 +383,19 @@ def test_null_baselines_and_references_have_the_common_schedule(settled, method,
     assert (spec.synthesizer.name, spec.distiller.name) == (synthesizer, distiller)
     plain_stages(spec)
     schedule(spec, warmup_rounds=0, epochs=200, steps_per_epoch=400, batch_size=256, lr=0.1, lr_min=0.0)
+
+
+def test_a_preset_whose_adversary_never_plays_is_named_in_its_methods_summary(registry, settled):
+    named = set()
+    for name in registry.provided("method"):
+        method = registry.load("method", name)
+        for preset in method.preset_names():
+            if name == "other-dataset":
+                continue  # asks for a dataset
+            spec = settled(name, preset=preset)
+            adversary = spec.synthesizer.options.get("adv", 0) or spec.synthesizer.options.get("csd", 0)
+            if adversary and not spec.schedule.rounds_per_epoch:
+                named.add((name, preset))
+                assert f"preset {preset} fills its bank before the student learns, so there" in method.summary
+                assert "never" in method.summary
+    assert named == {("deepinversion", "quick"), ("cmi", "quick")}
