@@ -17,7 +17,7 @@ from pydantic import (
 __all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
-"""Knowledge beyond the teacher: none; a language model; images or a generator learnt from them; the real data."""
+"""Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
 
 
 class StageChoice(BaseModel):

@@ -129,7 +129,7 @@ class Stage(Generic[OptionsT]):
             name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
             batches name their classes).
 
-    Where prior or requirements hang on the options, override `prior_with` or `requires_with`.
+    Where prior or requirements depend on the options, override `prior_with` or `requires_with`.
     """
 
     Options: ClassVar[type[StageOptions]] = StageOptions
@@ -199,10 +199,10 @@ class Synthesizer(Stage[OptionsT]):
 
 
 class Augmenter(Stage[OptionsT]):
-    """Makes further images from synthesised ones."""
+    """Makes further images from synthesized ones."""
 
     def prepare(self, bank: ImageBank) -> None:
-        """Called once, before the first `augment`, with all that was synthesised so far: the place to learn from it."""
+        """Called once, before the first `augment`, with all that was synthesized so far: the place to learn from it."""
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """Further images; `source` gives for each the index of the image in `batch` that it came from."""
@@ -221,11 +221,11 @@ class Distiller(Stage[OptionsT]):
     """The student's loss, with any parameters of its own."""
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
-        """Named scalars whose sum is minimised."""
+        """Named scalars whose sum is minimized."""
         raise NotImplementedError
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of its own, optimised with the student's."""
+        """Parameters of its own, optimized with the student's."""
         return iter(())
 
 

@@ -34,9 +34,9 @@ class CmiOptions(StageOptions):
     added = frozenset({"restart_contrast"})
 
     batch_size: int = Field(256, ge=1, description="images in a round")
-    steps: int = Field(200, ge=1, description="optimisation steps in a round")
+    steps: int = Field(200, ge=1, description="optimization steps in a round")
     warmup_steps: int | None = Field(
-        None, ge=1, description="optimisation steps in a warm-up round; none: as in the others"
+        None, ge=1, description="optimization steps in a warm-up round; none: as in the others"
     )
     lr: float = Field(1e-3, gt=0, description="Adam's learning rate of generator, latents and projection head")
     latent_dim: int = Field(256, ge=1, description="length of a latent")

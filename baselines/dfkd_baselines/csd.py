@@ -1,4 +1,4 @@
-"""CSD, customising synthetic data for data-free student learning (Luo et al., arXiv 2307.04542)."""
+"""CSD, customizing synthetic data for data-free student learning (Luo et al., arXiv 2307.04542)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class CsdOptions(StageOptions):
 
     batch_size: int = Field(200, ge=1, description="images in a round")
     warmup_batch_size: int = Field(200, ge=1, description="images in a warm-up round")
-    steps: int = Field(200, ge=1, description="optimisation steps in a round")
-    warmup_steps: int = Field(500, ge=1, description="optimisation steps in a warm-up round, without student")
+    steps: int = Field(200, ge=1, description="optimization steps in a round")
+    warmup_steps: int = Field(500, ge=1, description="optimization steps in a warm-up round, without student")
     lr: float = Field(1e-3, gt=0, description="Adam's learning rate of generator and latents")
     latent_dim: int = Field(256, ge=1, description="length of a latent")
     bn: float = Field(1.0, ge=0, description="weight of the BatchNorm statistics' distance")
@@ -146,7 +146,7 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
         self.head_optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, head and the head's optimiser."""
+        """Generator, head and the head's optimizer."""
         return {
             "generator": self.generator.state_dict(),
             "head": self.head.state_dict(),

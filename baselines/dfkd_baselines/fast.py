@@ -134,7 +134,7 @@ class FastInversion(Synthesizer[FastOptions]):
             reset_first_layers(self.meta, self.context.generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """The meta-generator, its optimiser, the statistics' average and the count of rounds."""
+        """The meta-generator, its optimizer, the statistics' average and the count of rounds."""
         return {
             "meta": self.meta.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),

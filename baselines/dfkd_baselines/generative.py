@@ -131,7 +131,7 @@ class Generative(Synthesizer[GenerativeOptions]):
         return SyntheticBatch(images, torch.zeros(count, dtype=torch.int64, device=images.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator and its optimiser."""
+        """The generator and its optimizer."""
         return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -233,7 +233,7 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
 
 
 def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
-    """float32 [K, d], un-normalised.
+    """float32 [K, d], un-normalized.
 
     Raises:
         DfkdError: the file or the text encoder cannot be read, or does not fit the classes.

@@ -18,7 +18,7 @@ def instance_features(maps: Iterable[Tensor]) -> Tensor:
 
 
 class ProjectionHead(nn.Module):
-    """phi: Linear(d, d), ReLU, Linear(d, out), then L2 normalisation."""
+    """phi: Linear(d, d), ReLU, Linear(d, out), then L2 normalization."""
 
     def __init__(self, feature_dim: int, out_dim: int = 256) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
         depth: 6n + 2.
         widths: channels of the stem and of the three stages.
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the spatial feature maps of stages 1 to 3, after the last ReLU of each.
@@ -77,7 +77,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))

@@ -129,7 +129,7 @@ def test_the_bn_distance_and_the_cross_entropy_go_down(monkeypatch):
     assert float(seen[-1][0]) < 0.7 * float(seen[0][0])
 
 
-def test_latents_are_optimised_beside_the_generator(monkeypatch):
+def test_latents_are_optimized_beside_the_generator(monkeypatch):
     made, given = make(steps=3), []
     made.generator.register_forward_pre_hook(lambda _, args: given.append(args[0].detach().clone()))
     made.synthesize(LATER)

@@ -126,7 +126,7 @@ def test_the_heads_momentum_survives_its_reset_where_parity_is_wanted():
     kept = [state["momentum_buffer"] for state in made.head_optimizer.state.values()]
     assert len(kept) == 4
     assert all(torch.equal(one, other) for one, other in zip(kept, moving, strict=True))
-    # Stale momentum belongs to the weights that the head has now: its optimiser still moves them.
+    # Stale momentum belongs to the weights that the head has now: its optimizer still moves them.
     weights = snapshot(made.head)
     made.after_distill_step(some_batch())
     assert not torch.equal(made.head.layers[0].weight, weights["layers.0.weight"])

@@ -101,7 +101,7 @@ def test_fewer_rows_than_a_group_go_through_the_first_layer():
     assert bare_generator()(torch.tensor([[1.0, 1.0]])).flatten(1)[:, :3].tolist() == [[0.5 - 5, -7, -9]]
 
 
-def test_the_label_embeddings_are_normalised_over_the_batch_first():
+def test_the_label_embeddings_are_normalized_over_the_batch_first():
     generator = bare_generator()
     generator.norm = nn.BatchNorm1d(2).train()
     # Columns of mean 0 and standard deviation 1 after it, whatever they were.
