@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pytest
 from e2e_kit import PAIR, RECIPE, make_spec, registry_with
 from pydantic import Field
 from torch import nn
 
-from dfkd_bench import Augmenter, DfkdError, Method, NetworkFacts, Preset, StageOptions, use
+from dfkd_bench import Augmenter, DfkdError, Method, Preset, StageOptions, use
 from dfkd_bench.api import run
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.grid import Override, Request, plan, resolve
 from dfkd_bench.method import Schedule
-from dfkd_bench.needs import warnings
 from dfkd_bench.spec import Pair, RunSpec, TeacherRecipe, TeacherRef
 
 
@@ -28,16 +27,6 @@ class ProbeOptions(StageOptions):
 
 class Probe(Augmenter[ProbeOptions]):
     Options = ProbeOptions
-
-
-class Warner(Augmenter[ProbeOptions]):
-    Options = ProbeOptions
-    told: ClassVar[list[NetworkFacts]] = []
-
-    @classmethod
-    def warn_with(cls, options, teacher, card):
-        cls.told.append(teacher)
-        return f"{options.whole} of {card.name}" if options.whole > 1 else None
 
 
 class NeedyOptions(StageOptions):
@@ -91,7 +80,7 @@ LAYERED = Method(
 @pytest.fixture(scope="module")
 def registry():
     return registry_with(
-        augmenter={"probe": Probe, "grown": Grown, "warner": Warner, "needy": Needy},
+        augmenter={"probe": Probe, "grown": Grown, "needy": Needy},
         model={"plain-net": WithoutBatchNorm},
         method=[LAYERED],
     )
@@ -397,18 +386,3 @@ def test_every_field_changes_the_hash():
     changed = [make_spec(**changes).hash for changes in changed_fields()]
     assert len(changed) == 13 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
     assert len({HASH, *changed}) == len(changed) + 1
-
-
-@pytest.mark.parametrize(
-    ("teacher", "batchnorm", "stage_inputs"),
-    [("resnet34", 8512, (64, 64, 128, 256)), ("wrn16_1", 464, (16, 16, 32)), ("plain-net", 0, None)],
-)
-def test_a_stage_can_warn_before_the_run_by_its_options_the_teacher_and_the_card(
-    registry, teacher, batchnorm, stage_inputs
-):
-    del Warner.told[:]
-    calm = one(registry, "augmenter.whole=1", pair=f"{teacher}:resnet8", swaps={"augmenter": "warner"})
-    worried = one(registry, "augmenter.whole=5", pair=f"{teacher}:resnet8", swaps={"augmenter": "warner"})
-    assert list(warnings(calm, DIGITS, registry)) == []
-    assert list(warnings(worried, DIGITS, registry)) == [f"layered with the teacher {teacher}: 5 of digits"]
-    assert [(sum(facts.batchnorm), facts.stage_inputs) for facts in Warner.told] == [(batchnorm, stage_inputs)] * 2
