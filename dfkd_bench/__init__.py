@@ -21,6 +21,7 @@ _HOME = {
     "ImageBank": "stages.bank",
     "Method": "method",
     "Network": "stages.network",
+    "NetworkFacts": "stages.requirements",
     "Observation": "stages.network",
     "Preset": "method",
     "Prior": "method",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from dfkd_bench.stages.ledger import CostLedger
     from dfkd_bench.stages.network import Network, Observation, frozen
     from dfkd_bench.stages.options import StageOptions
+    from dfkd_bench.stages.requirements import NetworkFacts
 
 __all__ = [
     "Augmenter",
@@ -68,6 +70,7 @@ __all__ = [
     "ImageBank",
     "Method",
     "Network",
+    "NetworkFacts",
     "Observation",
     "Preset",
     "Prior",

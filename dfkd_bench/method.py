@@ -17,7 +17,7 @@ from pydantic import (
 __all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
-"""Knowledge beyond the teacher: none; a language model; images or a generator learnt from them; the real data."""
+"""Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
 
 
 class StageChoice(BaseModel):
@@ -35,7 +35,7 @@ def use(name: str, **options: JsonValue) -> StageChoice:
 
 
 class Schedule(BaseModel):
-    """How long a method runs and how its student is optimised (SGD)."""
+    """How long a method runs and how its student is optimized (SGD)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,7 +86,7 @@ class Preset(BaseModel):
     """Settings laid over a recipe. Later matching presets of one name lie over earlier ones.
 
     A stage with the name that is already chosen adds to its options; one with another name takes its place.
-    `dataset` and `pair`, where given, restrict the preset to them.
+    `dataset`, `pair` and `teacher`, where given, restrict the preset to them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,6 +94,7 @@ class Preset(BaseModel):
     name: str
     dataset: str | None = None
     pair: str | None = None
+    teacher: str | None = None
     synthesizer: StageChoice | None = None
     augmenter: StageChoice | None = None
     filter: StageChoice | None = None
@@ -101,8 +102,10 @@ class Preset(BaseModel):
     schedule: dict[str, Any] = Field(default_factory=dict)
 
     def matches(self, name: str, dataset: str, pair: str) -> bool:
-        """Whether it applies to a run."""
-        return self.name == name and self.dataset in (None, dataset) and self.pair in (None, pair)
+        """Whether it applies to a run; `pair` is written TEACHER:STUDENT."""
+        teacher = pair.partition(":")[0]
+        wanted = ((self.dataset, dataset), (self.pair, pair), (self.teacher, teacher))
+        return self.name == name and all(asked in (None, given) for asked, given in wanted)
 
 
 class Method(BaseModel):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dfkd_bench.hooks.registry import Registry
+from dfkd_bench.planning.requests import Request, resolve
 from dfkd_bench.results.records import Record, Results
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,13 @@ def test_every_method_has_a_record_of_the_same_teacher() -> None:
     assert len(RECORDS) == 16
     assert len({record.teacher and record.teacher.sha256 for record in RECORDS}) == 1
     assert {record.status for record in RECORDS} == {"finished"}
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.spec.method)
+def test_the_recipes_of_today_ask_for_the_records_run(record: Record) -> None:
+    spec, registry = record.spec, Registry()
+    asked = Request([spec.method], [spec.pair], spec.dataset, spec.teacher, spec.preset)
+    assert resolve(registry.load("method", spec.method), asked, spec.pair, spec.seed, registry).hash == record.run
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.spec.method)

@@ -36,7 +36,7 @@ def dfkd_synthesizers(register: Callable[[str, Any], None]) -> None:
 
 @hookimpl
 def dfkd_distillers(register: Callable[[str, Any], None]) -> None:
-    """What the student minimises."""
+    """What the student minimizes."""
     for name, target in _DISTILLERS.items():
         register(name, f"dfkd_baselines.{target}")
 

@@ -7,10 +7,19 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import Observation, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    DatasetCard,
+    NetworkFacts,
+    Observation,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+)
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.contrastive import InstanceBank, ProjectionHead, contrastive_loss, instance_features
@@ -22,10 +31,12 @@ from dfkd_bench.blocks.views import crop_and_flip, random_resized_crop
 class CmiOptions(StageOptions):
     """Options of `cmi`; the defaults are the released script that starts from nothing, on CIFAR-10."""
 
+    added = frozenset({"restart_contrast"})
+
     batch_size: int = Field(256, ge=1, description="images in a round")
-    steps: int = Field(200, ge=1, description="optimisation steps in a round")
+    steps: int = Field(200, ge=1, description="optimization steps in a round")
     warmup_steps: int | None = Field(
-        None, ge=1, description="optimisation steps in a warm-up round; none: as in the others"
+        None, ge=1, description="optimization steps in a warm-up round; none: as in the others"
     )
     lr: float = Field(1e-3, gt=0, description="Adam's learning rate of generator, latents and projection head")
     latent_dim: int = Field(256, ge=1, description="length of a latent")
@@ -44,13 +55,29 @@ class CmiOptions(StageOptions):
     contrast_of: Literal["batchnorm", "stage-inputs"] = Field(
         "batchnorm", description="maps that tell images apart: every BatchNorm's input; stage-inputs as released (B07)"
     )
+    restart_contrast: bool = Field(
+        False,
+        description="after the warm-up the contrast forgets its images and its head, as released: there the warm-up is "
+        "a run of its own",
+    )
     head_dim: int = Field(256, ge=1, description="length of the projected features")
     local_area: float = Field(0.25, gt=0, le=1, description="least part of the area that a local view shows")
     reset: bool = Field(True, description="start each round from fresh generator weights")
 
 
+#: Above this many bytes the contrast says before a run what it takes. With the published WRN and VGG teachers it stays
+#: below, with a resnet34's 8,512 BatchNorm channels it takes more than three times as many.
+MUCH = 2**30
+
+
+def contrast_bytes(dim: int, options: CmiOptions) -> int:
+    """What the contrast of `dim` features keeps in float32: a full bank; the head, its gradient, Adam's two moments."""
+    head = dim * dim + dim + dim * options.head_dim + options.head_dim
+    return 4 * (2 * options.instance_bank * dim + 4 * head)
+
+
 class ContrastiveInversion(Synthesizer[CmiOptions]):
-    """Each round inverts a generator and its latents: bn L_bn + oh CE(T(x), y) + adv L_adv + cr L_cr (eq. 7).
+    """Each round inverts a generator and its latents: bn L_bn + oh CE(T(x), y) + adv L_adv + cr L_cr.
 
     All but the contrast look at the global view (pad, crop, flip); the contrast sets each image's local view apart
     from the views of all others. The batch with the lowest loss is kept.
@@ -63,22 +90,48 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         """BatchNorm layers, and named stages for the stages' inputs."""
         return frozenset({"batchnorm"} | ({"teacher-stages"} if options.contrast_of == "stage-inputs" else set()))
 
+    @classmethod
+    def warn_with(cls, options: CmiOptions, teacher: NetworkFacts, card: DatasetCard) -> str | None:
+        """What the contrast takes, where it is more than a GiB."""
+        by_stages = options.contrast_of == "stage-inputs"
+        dim = sum(teacher.stage_inputs or ()) if by_stages else sum(teacher.batchnorm)
+        total = contrast_bytes(dim, options)
+        if not options.cr or total <= MUCH:
+            return None
+        less = "" if by_stages or teacher.stage_inputs is None else "synthesizer.contrast_of=stage-inputs or "
+        return (
+            f"the contrast between images takes up to {total / 2**30:.1f} GiB, for a bank of {options.instance_bank:,} "
+            f"images and a head on {dim:,} features; {less}a smaller synthesizer.instance_bank takes less"
+        )
+
     def __init__(self, options: CmiOptions, context: StageContext) -> None:
         super().__init__(options, context)
         # Found by looking: a stage's module does not say how many channels it takes.
         with torch.no_grad():
-            dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
+            self._dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
         with context.seeded():
             self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
-            self.head = ProjectionHead(dim, options.head_dim).to(context.device)
+            self.head = ProjectionHead(self._dim, options.head_dim).to(context.device)
         context.ledger.watch(self.generator, "generator")
         self.head_optimizer = torch.optim.Adam(self.head.parameters(), options.lr, fused=True)
-        self.bank = InstanceBank(options.instance_bank, dim, context.device)
+        self.bank = InstanceBank(options.instance_bank, self._dim, context.device)
+        self.warming_up = False
+
+    def _restart_contrast(self) -> None:
+        with self.context.seeded():
+            for layer in self.head.layers:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), self.options.lr, fused=True)
+        self.bank = InstanceBank(self.options.instance_bank, self._dim, self.context.device)
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes."""
         options, context = self.options, self.context
         generator, device = context.generator, context.device
+        if options.restart_contrast and self.warming_up and not round.warmup:
+            self._restart_contrast()
+        self.warming_up = round.warmup
         shape = (options.batch_size, options.latent_dim)
         latents = torch.randn(shape, generator=generator, device=device, requires_grad=True)
         targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
@@ -140,12 +193,13 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         return contrastive_loss(projected_local, projected_glob, len(local), self.options.cr_tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Head, its optimiser, the generator's weights and the instance bank."""
+        """Head, its optimizer, the generator's weights, the instance bank and whether the last round was warm-up."""
         return {
             "generator": self.generator.state_dict(),
             "head": self.head.state_dict(),
             "head_optimizer": self.head_optimizer.state_dict(),
             "bank": self.bank.state_dict(),
+            "warming_up": self.warming_up,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -154,6 +208,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         self.head.load_state_dict(state["head"])
         self.head_optimizer.load_state_dict(state["head_optimizer"])
         self.bank.load_state_dict(state["bank"])
+        self.warming_up = state["warming_up"]
 
 
 def _all_adversary(student: Tensor, teacher: Tensor) -> Tensor:

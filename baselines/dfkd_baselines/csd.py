@@ -1,9 +1,9 @@
-"""CSD, customising synthetic data for data-free student learning (Luo et al., arXiv 2307.04542)."""
+"""CSD, customizing synthetic data for data-free student learning (Luo et al., arXiv 2307.04542)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -23,10 +23,12 @@ from dfkd_bench.stages.network import frozen
 class CsdOptions(StageOptions):
     """Options of `csd`; the defaults are the released main stage for CIFAR-10."""
 
+    added = frozenset({"first_head"})
+
     batch_size: int = Field(200, ge=1, description="images in a round")
     warmup_batch_size: int = Field(200, ge=1, description="images in a warm-up round")
-    steps: int = Field(200, ge=1, description="optimisation steps in a round")
-    warmup_steps: int = Field(500, ge=1, description="optimisation steps in a warm-up round, without student")
+    steps: int = Field(200, ge=1, description="optimization steps in a round")
+    warmup_steps: int = Field(500, ge=1, description="optimization steps in a warm-up round, without student")
     lr: float = Field(1e-3, gt=0, description="Adam's learning rate of generator and latents")
     latent_dim: int = Field(256, ge=1, description="length of a latent")
     bn: float = Field(1.0, ge=0, description="weight of the BatchNorm statistics' distance")
@@ -37,12 +39,16 @@ class CsdOptions(StageOptions):
         True, description="released: the head's logits have unit length, so its loss is bounded (B15)"
     )
     head_lr: float = Field(0.1, gt=0, description="SGD's learning rate of the auxiliary head")
-    reset_head: bool = Field(True, description="a fresh auxiliary head after each round")
+    first_head: Literal["normal", "torch"] = Field(
+        "normal",
+        description="the head before its first reset: N(0, 0.02) as after each; torch: PyTorch's default, as released",
+    )
+    reset_head: bool = Field(True, description="a fresh auxiliary head, N(0, 0.02), after each round")
     keep_momentum: bool = Field(False, description="parity: the head's momentum survives its reset (B16)")
 
 
 class AuxiliaryHead(nn.Module):
-    """c: features [N, d] -> logits [N, 4K] over class and quarter turn (eq. 3), of unit length if `normalise`."""
+    """c: features [N, d] -> logits [N, 4K] over class and quarter turn, of unit length if `normalise`."""
 
     def __init__(self, feature_dim: int, num_classes: int, normalise: bool) -> None:
         super().__init__()
@@ -75,12 +81,19 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
             head = AuxiliaryHead(context.student.feature_dim, context.card.num_classes, options.normalise_head)
         self.head = head.to(context.device)
         context.ledger.watch(self.generator, "generator")
-        self._reset_head()
+        if options.first_head == "normal":
+            reset_generator(self.head, context.generator)
+        self._new_head_optimizer()
 
-    def _reset_head(self, *, keep_momentum: bool = False) -> None:
-        reset_generator(self.head, self.context.generator)
-        if not keep_momentum:
-            self.head_optimizer = torch.optim.SGD(self.head.parameters(), self.options.head_lr, 0.9, weight_decay=1e-4)
+    def _new_head_optimizer(self) -> None:
+        self.head_optimizer = torch.optim.SGD(self.head.parameters(), self.options.head_lr, 0.9, weight_decay=1e-4)
+
+    def _reset_head(self, round: Round) -> None:
+        # In the warm-up, which is a run of its own in released code, nobody teaches the head: there it may stay.
+        if self.options.reset_head and not (round.warmup and self.options.first_head == "torch"):
+            reset_generator(self.head, self.context.generator)
+            if not self.options.keep_momentum:
+                self._new_head_optimizer()
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes; the iterate with the lowest loss."""
@@ -104,8 +117,7 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
             loss.backward()
             optimizer.step()
             context.tick(step + 1, steps)
-        if options.reset_head:
-            self._reset_head(keep_momentum=options.keep_momentum)
+        self._reset_head(round)
         return SyntheticBatch(best.tensors[0].clamp(0, 1), targets)
 
     def _loss(self, images: Tensor, targets: Tensor, *, customised: bool) -> Tensor:
@@ -134,7 +146,7 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
         self.head_optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator, head and the head's optimiser."""
+        """Generator, head and the head's optimizer."""
         return {
             "generator": self.generator.state_dict(),
             "head": self.head.state_dict(),

@@ -1,4 +1,4 @@
-"""DeepInversion and Adaptive DeepInversion (Yin et al., arXiv 1912.08795): pixels optimised under the teacher."""
+"""DeepInversion and Adaptive DeepInversion (Yin et al., arXiv 1912.08795): pixels optimized under the teacher."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ class DeepInversionOptions(StageOptions):
     """Options of `deepinversion`; the defaults are the CMI lineage's script for CIFAR-10."""
 
     batch_size: int = Field(256, ge=1, description="images in a round")
-    steps: int = Field(1000, ge=1, description="optimisation steps in a round")
-    lr: float = Field(0.1, gt=0, description="Adam's learning rate, in normalised pixels")
+    steps: int = Field(1000, ge=1, description="optimization steps in a round")
+    lr: float = Field(0.1, gt=0, description="Adam's learning rate, in normalized pixels")
     betas: tuple[float, float] = Field((0.5, 0.99), description="Adam's betas")
     bn: float = Field(10.0, ge=0, description="weight of the BatchNorm statistics' distance")
     oh: float = Field(1.0, ge=0, description="weight of the cross-entropy with the wanted classes")
-    adv: float = Field(1.0, ge=0, description="weight of the competition with the student; 0 is plain DeepInversion")
-    tv: float = Field(1e-3, ge=0, description="weight of the total variation")
+    adv: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the competition with the student, off in the warm-up; 0 is plain DeepInversion",
+    )
+    tv: float = Field(1e-3, ge=0, description="weight of the total variation; FastDFKD's port has 0 (B04)")
     l2: float = Field(0.0, ge=0, description="weight of the batch's L2 norm")
     tv_kind: Literal["l1_mean", "l2_norm"] = Field(
         "l1_mean", description="l1_mean: the CMI lineage; l2_norm: first code"
@@ -41,7 +45,10 @@ class DeepInversionOptions(StageOptions):
     )
     first_bn_weight: float = Field(1.0, ge=0, description="how often the first BatchNorm layer counts")
     student_bn: float = Field(
-        0.0, ge=0, description="parity with FastDFKD's port (B04): minus this times the student's BN distance"
+        0.0,
+        ge=0,
+        description="weight of the student's BN distance, subtracted where it competes; `bn` multiplies it, too; "
+        "FastDFKD's port has 0.001 (B04)",
     )
     jitter: float = Field(0.125, ge=0, lt=1, description="largest circular shift, as a part of the image's side")
 
@@ -49,7 +56,7 @@ class DeepInversionOptions(StageOptions):
 class DeepInversion(Synthesizer[DeepInversionOptions]):
     """x* = argmin bn L_bn + oh CE(T(x), y) + adv L_js + tv TV(x) + l2 ||x||, from Gaussian noise.
 
-    Pixels are optimised in normalised space and clamped to what [0, 1] allows; nothing outlives a round.
+    Pixels are optimized in normalized space and clamped to what [0, 1] allows; nothing outlives a round.
     """
 
     Options = DeepInversionOptions
@@ -58,7 +65,7 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes.
 
-        During the warm-up, before the student has learnt anything, there is no competition.
+        During the warm-up, before the student has learned anything, there is no competition.
         """
         options, context = self.options, self.context
         generator, device = context.generator, context.device

@@ -57,7 +57,7 @@ def reset_first_layers(generator: Generator, stream: torch.Generator) -> None:
 
 
 class FastInversion(Synthesizer[FastOptions]):
-    """Inner steps on a copy of the meta-generator and fresh latents; then one meta-step (algorithm 1)."""
+    """Inner steps on a copy of the meta-generator and fresh latents; then one meta-step."""
 
     Options = FastOptions
     requires = frozenset({"batchnorm"})
@@ -137,7 +137,7 @@ class FastInversion(Synthesizer[FastOptions]):
             reset_first_layers(self.meta, self.context.generator)
 
     def state_dict(self) -> dict[str, Any]:
-        """The meta-generator, its optimiser, the statistics' average and the count of rounds."""
+        """The meta-generator, its optimizer, the statistics' average and the count of rounds."""
         return {
             "meta": self.meta.state_dict(),
             "meta_optimizer": self.meta_optimizer.state_dict(),

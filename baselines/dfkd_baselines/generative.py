@@ -21,12 +21,12 @@ from dfkd_bench.blocks.kd import kl_divergence
 
 
 def activation_loss(features: Tensor) -> Tensor:
-    """L_act = -mean |f_T| over batch and features (DAFL, eq. 4)."""
+    """L_act = -mean |f_T| over batch and features (DAFL)."""
     return -features.abs().mean()
 
 
 def balance_loss(logits: Tensor) -> Tensor:
-    """L_bal = sum_c p_c log p_c with p the batch mean of softmax(t): minus the entropy of the classes (DAFL, eq. 6).
+    """L_bal = sum_c p_c log p_c with p the batch mean of softmax(t): minus the entropy of the classes (DAFL).
 
     In nats. A class that underflows counts nothing (released code has 0 log 0 = NaN there, B25).
     """
@@ -131,7 +131,7 @@ class Generative(Synthesizer[GenerativeOptions]):
         return SyntheticBatch(images, torch.zeros(count, dtype=torch.int64, device=images.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator and its optimiser."""
+        """The generator and its optimizer."""
         return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Generative(Synthesizer[GenerativeOptions]):
 
 
 def l1(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean |s - t| over batch and classes (DFAD, eq. 3)."""
+    """mean |s - t| over batch and classes (DFAD)."""
     return (student - teacher).abs().mean()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import DatasetCard, DfkdError, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    DatasetCard,
+    DfkdError,
+    Network,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+)
 from dfkd_bench.blocks.batchnorm import BnAverage
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.generators import doubling_layers, quarter
@@ -24,6 +34,8 @@ from dfkd_bench.method import Prior
 
 class NayerOptions(StageOptions):
     """Options of `nayer`; the defaults are the released settings for CIFAR-100."""
+
+    added = frozenset({"student_training"})
 
     batch_size: int = Field(400, ge=1, description="images in a loop")
     loops: int = Field(2, ge=1, description="loops in a round; each re-draws the noisy layers and makes a batch")
@@ -41,6 +53,11 @@ class NayerOptions(StageOptions):
     oh: float = Field(0.5, ge=0, description="weight of the cross-entropy with the wanted classes")
     adv: float = Field(
         1.33, ge=0, description="weight of the adversary where student and teacher agree; off in the warm-up"
+    )
+    student_training: bool = Field(
+        False,
+        description="parity: the student is in training mode from a round's second loop on (B51); the BatchNorm "
+        "statistics that it keeps stay as they are",
     )
     embedding: Literal["orthogonal", "onehot", "clip", "file"] = Field(
         "orthogonal", description="label embeddings: random orthogonal, one-hot, a CLIP text encoder's, or a file's"
@@ -108,6 +125,24 @@ class NoisyGenerator(nn.Module):
         return images[..., : self._height, : self._width]
 
 
+@contextmanager
+def training_mode(network: Network) -> Iterator[None]:
+    """Training mode inside, in which BatchNorm normalizes with the batch's statistics; those that it keeps stay."""
+    modes = [(module, module.training) for module in network.modules()]
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+    tracking = [(layer, layer.track_running_stats) for layer, _ in modes if isinstance(layer, kinds)]
+    network.train()
+    for layer, _ in tracking:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer, tracks in tracking:
+            layer.track_running_stats = tracks
+        for module, mode in modes:
+            module.training = mode
+
+
 class NoisyLayerInversion(Synthesizer[NayerOptions]):
     """bn L_bn (averaged) + oh CE + adv L_adv over a generator whose input is the label's embedding alone."""
 
@@ -144,12 +179,19 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
         loops = self.options.warmup_loops if round.warmup else self.options.loops
         batches = []
         for loop in range(loops):
-            batches.append(self._one_batch(adversarial=not round.warmup))
+            training = self.options.student_training and loop > 0
+            batches.append(self._one_batch(adversarial=not round.warmup, training=training))
             self.context.tick(loop + 1, loops)
         images, targets = zip(*batches, strict=True)
         return SyntheticBatch(torch.cat(images), torch.cat(targets))
 
-    def _one_batch(self, *, adversarial: bool) -> tuple[Tensor, Tensor]:
+    def _student(self, images: Tensor, *, training: bool) -> Tensor:
+        if not training:
+            return self.context.student(images)  # type: ignore[no-any-return]
+        with training_mode(self.context.student), self.context.seeded():
+            return self.context.student(images)  # type: ignore[no-any-return]
+
+    def _one_batch(self, *, adversarial: bool, training: bool = False) -> tuple[Tensor, Tensor]:
         options, context = self.options, self.context
         self.generator.draw(options.noisy_std, context.generator)
         targets = target_layout(options.batch_size, context.card.num_classes, context.generator, context.device)
@@ -165,7 +207,7 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
             seen = context.teacher.observe(view, batchnorm=True)
             loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
             if adversarial and options.adv:
-                loss = loss + options.adv * agreement_adversary(context.student(view), seen.logits)
+                loss = loss + options.adv * agreement_adversary(self._student(view, training=training), seen.logits)
             best.update(loss, images)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -191,7 +233,7 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
 
 
 def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
-    """float32 [K, d], un-normalised.
+    """float32 [K, d], un-normalized.
 
     Raises:
         DfkdError: the file or the text encoder cannot be read, or does not fit the classes.

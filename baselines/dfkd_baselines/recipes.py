@@ -16,10 +16,20 @@ _QUICK_STREAM = {**_QUICK, "epochs": 8, "rounds_per_epoch": 80}
 _PAPER = {"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1}
 _NAYER = {**_PAPER, "batch_size": 512, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}
 _NAYER_PRESETS = ("paper", "paper-100", "paper-200")
+# FastDFKD's official script runs every pair with every number of inner steps: the number goes with the learning rates,
+# the pair with the weights. WRN pairs have the weights that are the stage's defaults.
+_FAST_STEPS = {
+    2: {"latent_lr": 0.015, "lr": 5e-3},
+    5: {"latent_lr": 0.01, "lr": 3e-3},
+    10: {"latent_lr": 0.01, "lr": 2e-3},
+}
+_FAST_WEIGHTS = {"resnet34:resnet18": {"adv": 1.33, "oh": 0.5}, "vgg11:resnet18": {"adv": 1.0, "oh": 0.5}}
+_FAST_PRESETS = {"paper": 10, "paper-2": 2, "paper-5": 5, "paper-10": 10}
 
 DEEPINVERSION = Method(
     name="deepinversion",
-    summary="pixels optimised to match BatchNorm statistics, with a competing student (adaptive)",
+    summary="pixels optimized to match BatchNorm statistics, with a competing student (adaptive); the preset quick "
+    "fills its bank before the student learns, so there it never competes",
     paper="1912.08795",
     synthesizer=use("deepinversion"),
     presets=(
@@ -30,7 +40,8 @@ DEEPINVERSION = Method(
 
 CMI = Method(
     name="cmi",
-    summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast",
+    summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast; the "
+    "preset quick fills its bank before the student learns, so there its adversary never plays",
     paper="2105.08584",
     synthesizer=use("cmi"),
     presets=(
@@ -40,14 +51,14 @@ CMI = Method(
         # The released script that starts from nothing.
         Preset(name="paper", schedule={**_PAPER, "batch_size": 128}),
         *(
-            Preset(name=name, pair=pair, synthesizer=use("cmi", contrast_of="stage-inputs"))
+            Preset(name=name, teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs"))
             for name in ("paper", "paper-bank")
-            for pair in ("resnet34:resnet18", "resnet34:mobilenetv2")
         ),
-        # Its headline starts from some 50,000 inverted images. How those were made is not scripted: this is our choice.
+        # Its headline starts from some 50,000 images of an earlier run, of which nothing else is kept. How those were
+        # made is not scripted: this is our choice.
         Preset(
             name="paper-bank",
-            synthesizer=use("cmi", oh=0.5, warmup_steps=500),
+            synthesizer=use("cmi", oh=0.5, warmup_steps=500, restart_contrast=True),
             schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 200, "epochs": 40, "steps_per_epoch": 2000},
         ),
     ),
@@ -117,23 +128,25 @@ FAST = Method(
             synthesizer=use("fast", batch_size=128, bn=0.3),
             schedule={**_QUICK, "warmup_rounds": 8, "rounds_per_epoch": 2},
         ),
-        Preset(name="paper", schedule={**_PAPER, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}),
-        Preset(
-            name="paper",
-            pair="resnet34:resnet18",
-            synthesizer=use("fast", steps=2, adv=1.33, oh=0.5, latent_lr=0.015, lr=5e-3),
+        *(
+            Preset(
+                name=name,
+                synthesizer=use("fast", steps=steps, **_FAST_STEPS[steps]),
+                schedule={**_PAPER, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20},
+            )
+            for name, steps in _FAST_PRESETS.items()
         ),
-        Preset(
-            name="paper",
-            pair="vgg11:resnet18",
-            synthesizer=use("fast", steps=5, adv=1.0, oh=0.5, latent_lr=0.01, lr=3e-3),
+        *(
+            Preset(name=name, pair=pair, synthesizer=use("fast", **weights))
+            for name in _FAST_PRESETS
+            for pair, weights in _FAST_WEIGHTS.items()
         ),
     ),
 )
 
 CSD = Method(
     name="csd",
-    summary="customised synthetic data: images on which the student's auxiliary head fails",
+    summary="customized synthetic data: images on which the student's auxiliary head fails",
     paper="2307.04542",
     synthesizer=use("csd"),
     distiller=use("csd"),
@@ -145,6 +158,7 @@ CSD = Method(
         ),
         Preset(
             name="paper",
+            synthesizer=use("csd", first_head="torch"),
             schedule={**_PAPER, "batch_size": 128, "warmup_rounds": 400, "epochs": 100, "steps_per_epoch": 2000},
         ),
     ),

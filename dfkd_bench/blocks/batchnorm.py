@@ -72,7 +72,7 @@ def _distance(layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def bn_distances(layers: Layers) -> list[Tensor]:
-    """Per layer, ||v - v^||_2 + ||m - m^||_2 (DeepInversion, arXiv 1912.08795, eq. 4, with plain norms).
+    """Per layer, ||v - v^||_2 + ||m - m^||_2 (DeepInversion, arXiv 1912.08795, with plain norms).
 
     m, v are the layer's running mean and variance; m^, v^ are the mean and the *biased* variance of its input
     [N, C, H, W] over N, H and W, in float32. The norms are not squared.

@@ -20,7 +20,7 @@ def instance_features(maps: Iterable[Tensor]) -> Tensor:
 
 
 class ProjectionHead(nn.Module):
-    """phi: Linear(d, d), ReLU, Linear(d, out), then L2 normalisation."""
+    """phi: Linear(d, d), ReLU, Linear(d, out), then L2 normalization."""
 
     def __init__(self, feature_dim: int, out_dim: int = 256) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ProjectionHead(nn.Module):
 
 
 def contrastive_loss(local: Tensor, glob: Tensor, current: int, tau: float) -> Tensor:
-    """L_cr: each local view is to find its own global view among all (eq. 4 of arXiv 2105.08584).
+    """L_cr: each local view is to find its own global view among all (arXiv 2105.08584).
 
     Args:
         local: unit vectors [M, d] of the local views, the current batch first, then the bank's.

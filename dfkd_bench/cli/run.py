@@ -32,6 +32,7 @@ from dfkd_bench.no_gc import without_gc
 if TYPE_CHECKING:
     from dfkd_bench.engines import GridOutcome
     from dfkd_bench.planning.grid_file import Planned
+    from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
 
@@ -201,9 +202,22 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
             long = recipe.epochs > _LONG_TRAINING
             note = " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)" if long else ""
             typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
+    for sentence in _warnings(bench, todo):
+        typer.echo(sentence)
     hint = bench.card(next(iter(datasets))).hint if len(datasets) == 1 else None
     if hint is not None:
         typer.echo(hint)
+
+
+def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
+    """What the stages of the runs want to be known first, each once."""
+    from dfkd_bench.planning.compatibility import warnings
+
+    cards = {dataset: bench.card(dataset) for dataset in {spec.dataset for spec in todo}}
+    settings = {spec.settings: spec for spec in todo}.values()
+    return list(
+        dict.fromkeys(told for spec in settings for told in warnings(spec, cards[spec.dataset], bench.registry))
+    )
 
 
 def _end(outcome: GridOutcome) -> None:

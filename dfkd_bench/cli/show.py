@@ -48,7 +48,7 @@ def show(
                 f"{kind} '{name}'{where}{prior}",
                 kind,
                 stage.Options,
-                {p: _options(specs[p], kind) for p in shared},
+                {p: dict(stage.Options.model_validate(getattr(specs[p], kind).options)) for p in shared},
             )
     _print_options(out, "schedule", "schedule", Schedule, {name: dict(spec.schedule) for name, spec in specs.items()})
 
@@ -58,11 +58,6 @@ def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:
     for preset, spec in specs.items():
         chosen.setdefault(getattr(spec, kind).name, []).append(preset)
     return chosen
-
-
-def _options(spec: RunSpec, kind: str) -> dict[str, Any]:
-    options: dict[str, Any] = getattr(spec, kind).options
-    return options
 
 
 def _print_options(out: Any, title: str, part: str, model: Any, values: dict[str, dict[str, Any]]) -> None:

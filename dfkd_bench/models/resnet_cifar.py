@@ -1,4 +1,4 @@
-"""The thin residual networks of depth 6n + 2 for small images (He et al., arXiv 1512.03385, section 4.2).
+"""The thin residual networks of depth 6n + 2 for small images (He et al., arXiv 1512.03385).
 
 They have three stages of basic blocks and 1x1 convolutions where the shape changes. The variants ending in ``x4``
 are four times as wide, with a stem of 32 channels.
@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
         depth: 6n + 2.
         widths: channels of the stem and of the three stages.
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the spatial feature maps of stages 1 to 3, after the last ReLU of each.
@@ -77,7 +77,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.registry import STAGE_KINDS
 from dfkd_bench.models.build import build_model
-from dfkd_bench.stages.requirements import NEEDS
+from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dfkd_bench.card import DatasetCard
     from dfkd_bench.hooks.registry import Registry
     from dfkd_bench.spec import RunSpec
 
-__all__ = ["unmet"]
+__all__ = ["unmet", "warnings"]
 
 
 def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[DfkdError]:
@@ -37,24 +39,54 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
                     break
 
 
+def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[str]:
+    """What a spec's stages want to be known before the run, as sentences."""
+    for kind in STAGE_KINDS:
+        choice = getattr(spec, kind)
+        stage = registry.load(kind, choice.name)
+        options = stage.Options.model_validate(choice.options)
+        told = stage.warn_with(options, _network_facts(spec.pair.teacher, card, registry), card)
+        if told is not None:
+            yield f"{spec.method} with the teacher {spec.pair.teacher}: {told}"
+
+
 def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> tuple[str, frozenset[str]]:
     """Who it is, and what it offers."""
     if part == "synthesizer":
         told = registry.load("synthesizer", spec.synthesizer.name).gives_targets
         return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if told else ())
     network: str = getattr(spec.pair, part)
-    return network, _network_offers(network, card, registry)
+    facts = _network_facts(network, card, registry)
+    offered = {"batchnorm": bool(facts.batchnorm), "stages": facts.stage_inputs is not None}
+    return network, frozenset(name for name, has in offered.items() if has)
 
 
 # Building a network takes up to a fifth of a second: a grid asks for each once.
 @functools.lru_cache(maxsize=1024)
-def _network_offers(name: str, card: DatasetCard, registry: Registry) -> frozenset[str]:
+def _network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
     from torch import nn
 
     body = build_model(name, card, registry)
-    offered = set()
-    if any(isinstance(module, nn.BatchNorm2d) for module in body.modules()):
-        offered.add("batchnorm")
-    if isinstance(getattr(body, "stages", None), tuple):
-        offered.add("stages")
-    return frozenset(offered)
+    batchnorm = tuple(module.num_features for module in body.modules() if isinstance(module, nn.BatchNorm2d))
+    stages = getattr(body, "stages", None)
+    return NetworkFacts(batchnorm, _stage_inputs(body, stages, card) if isinstance(stages, tuple) else None)
+
+
+def _stage_inputs(body: nn.Module, stages: tuple[str, ...], card: DatasetCard) -> tuple[int, ...]:
+    """Found by looking: a stage's module does not say how many channels it takes."""
+    import torch
+
+    channels: dict[str, int] = {}
+    for name, module in body.named_modules():
+        if name in stages:
+            module.register_forward_pre_hook(_note_channels(channels, name))
+    with torch.no_grad():
+        body.eval()(torch.zeros(1, *card.image_shape))
+    return tuple(channels[name] for name in stages if name in channels)
+
+
+def _note_channels(channels: dict[str, int], name: str) -> Callable[[nn.Module, Any], None]:
+    def hook(_: nn.Module, inputs: Any) -> None:
+        channels[name] = inputs[0].shape[1]
+
+    return hook

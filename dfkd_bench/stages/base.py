@@ -22,7 +22,7 @@ from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision, autocast
 from dfkd_bench.stages.options import StageOptions
-from dfkd_bench.stages.requirements import NEEDS
+from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 from dfkd_bench.stages.seeds import global_stream
 
 __all__ = [
@@ -108,7 +108,7 @@ class Stage(Generic[OptionsT]):
             name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
             batches name their classes).
 
-    Where prior or requirements hang on the options, override `prior_with` or `requires_with`.
+    Where prior or requirements depend on the options, override `prior_with` or `requires_with`.
     """
 
     Options: ClassVar[type[StageOptions]] = StageOptions
@@ -128,6 +128,11 @@ class Stage(Generic[OptionsT]):
     def requires_with(cls, options: OptionsT) -> frozenset[str]:
         """What it requires with these options."""
         return cls.requires
+
+    @classmethod
+    def warn_with(cls, options: OptionsT, teacher: NetworkFacts, card: DatasetCard) -> str | None:
+        """What a user should know before a run with these options, in a sentence; None if there is nothing."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
@@ -195,11 +200,11 @@ class Distiller(Stage[OptionsT]):
     """The student's loss, with any parameters of its own."""
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
-        """Named scalars whose sum is minimised."""
+        """Named scalars whose sum is minimized."""
         raise NotImplementedError
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of its own, optimised with the student's."""
+        """Parameters of its own, optimized with the student's."""
         return iter(())
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from dfkd_bench.errors import DfkdError, nearest
 
@@ -19,9 +19,23 @@ Report = Callable[[DfkdError], None]
 
 
 class StageOptions(BaseModel):
-    """Base of every stage's `Options`: unknown options are refused, each field has a one-line description."""
+    """Base of every stage's `Options`: unknown options are refused, each field has a one-line description.
+
+    Class attributes:
+        added: options that are younger than the first records. Specs leave them out where they have their defaults,
+            so that the hashes of earlier runs stay what they were.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        same = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in plain.items() if name not in same}
 
 
 class OptionError(DfkdError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["NEEDS", "Need"]
+__all__ = ["NEEDS", "Need", "NetworkFacts"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,19 @@ class Need:
     what: str
     of: tuple[Literal["teacher", "student", "synthesizer"], ...]
     offer: str
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What is known of a network before anything runs.
+
+    Attributes:
+        batchnorm: channels of each of its BatchNorm2d layers.
+        stage_inputs: channels that each of the stages that it names takes in; None if it names none.
+    """
+
+    batchnorm: tuple[int, ...]
+    stage_inputs: tuple[int, ...] | None
 
 
 #: By the names that `Stage.requires` uses.

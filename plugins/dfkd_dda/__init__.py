@@ -58,6 +58,8 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
                     augmenter=use("image-variation"),
                     schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
                 ),
+                # CMI's own rule for this teacher, whose BatchNorm layers are too wide to tell images apart by.
+                Preset(name="paper", teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs")),
             ),
         )
     )
@@ -75,7 +77,11 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
                     synthesizer=use("csd", batch_size=128, warmup_batch_size=96, steps=30, warmup_steps=60, bn=0.03),
                     schedule={"warmup_rounds": 2, "epochs": 4, "steps_per_epoch": 80},
                 ),
-                Preset(name="paper", schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000}),
+                Preset(
+                    name="paper",
+                    synthesizer=use("csd", first_head="torch"),
+                    schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
+                ),
             ),
         )
     )

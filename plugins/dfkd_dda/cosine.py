@@ -21,7 +21,7 @@ class CosineOptions(StageOptions):
 
 
 def cosine_similarity(augmented: Tensor, source: Tensor) -> Tensor:
-    """M_k = cos(G_k, F_syn), one for each row of two [N, D] embeddings; raw, not centred."""
+    """M_k = cos(G_k, F_syn), one for each row of two [N, D] embeddings; raw, not centered."""
     return F.cosine_similarity(augmented, source, dim=1)
 
 

@@ -33,7 +33,7 @@ class ImageVariationOptions(StageOptions):
 class ImageVariation(Augmenter[ImageVariationOptions]):
     """Variants by a pretrained pipeline that sees the CLIP embedding of the image and nothing else of it.
 
-    The weights were learnt from web images: its prior is `image`. A repository id is downloaded on first use.
+    The weights were learned from web images: its prior is `image`. A repository id is downloaded on first use.
     """
 
     Options = ImageVariationOptions

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dfkd_bench import Augmenter, ImageBank, StageContext, StageOptions, SyntheticBatch
 
-# The U-Net normalises in eight groups.
+# The U-Net normalizes in eight groups.
 _Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 
 

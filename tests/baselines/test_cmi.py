@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from support.kit import (
 from torch import Tensor, nn
 
 import dfkd_baselines.cmi as module
-from dfkd_baselines.cmi import CmiOptions, ContrastiveInversion
-from dfkd_bench import Network, Round
+from dfkd_baselines.cmi import CmiOptions, ContrastiveInversion, contrast_bytes
+from dfkd_bench import Network, NetworkFacts, Round
 
 LATER, WARMUP = Round(3, warmup=False), Round(0, warmup=True)
 # No padding, no mirroring: a global view is the image.
@@ -128,7 +129,7 @@ def test_the_bn_distance_and_the_cross_entropy_go_down(monkeypatch):
     assert float(seen[-1][0]) < 0.7 * float(seen[0][0])
 
 
-def test_latents_are_optimised_beside_the_generator(monkeypatch):
+def test_latents_are_optimized_beside_the_generator(monkeypatch):
     made, given = make(steps=3), []
     made.generator.register_forward_pre_hook(lambda _, args: given.append(args[0].detach().clone()))
     made.synthesize(LATER)
@@ -230,6 +231,44 @@ def test_on_demand_the_generator_goes_on_from_round_to_round():
     assert torch.equal(firsts[2], after)
 
 
+def test_after_the_warm_up_the_contrast_goes_on_or_as_released_starts_anew():
+    lengths, kept = {}, {}
+    for restart in (False, True):
+        made = make(restart_contrast=restart)
+        before: list[dict[str, Tensor]] = []
+        lengths[restart] = []
+        for each in (WARMUP, WARMUP, LATER, LATER):
+            old = stored(made.head.state_dict())
+            made.head.register_forward_pre_hook(lambda head, _, to=before: to.append(stored(head.state_dict())))
+            del before[:]
+            made.synthesize(each)
+            lengths[restart].append(len(made.bank))
+            if each is LATER and restart not in kept:
+                kept[restart] = all(torch.equal(old[name], tensor) for name, tensor in before[0].items())
+                moments = [int(state["step"]) for state in made.head_optimizer.state.values()]
+                assert set(moments) == {4 if restart else 12}
+                # A fresh head is PyTorch's: uniform up to 1 / sqrt(10).
+                assert not restart or before[0]["layers.0.weight"].abs().max() <= 10**-0.5
+    assert lengths == {False: [4, 8, 12, 16], True: [4, 8, 4, 8]}
+    assert kept == {False: True, True: False}
+
+
+def test_a_run_that_is_broken_off_after_the_warm_up_still_starts_its_contrast_anew():
+    made = make(restart_contrast=True)
+    made.synthesize(WARMUP)
+    other = make(restart_contrast=True, seed=9)
+    other.load_state_dict(stored(made.state_dict()))
+    for each in (made, other):
+        each.context.generator.manual_seed(5)
+    one, two = made.synthesize(LATER), other.synthesize(LATER)
+    assert torch.equal(one.images, two.images)
+    assert len(made.bank) == len(other.bank) == 4
+    third = make(restart_contrast=True, seed=9)
+    third.load_state_dict(stored(made.state_dict()))
+    third.synthesize(LATER)
+    assert len(third.bank) == 8  # once, not at every start
+
+
 @pytest.mark.parametrize("reset", [True, False])
 def test_it_goes_on_from_its_state_as_if_nothing_had_happened(reset):
     made = make(instance_bank=6, reset=reset)
@@ -261,6 +300,52 @@ def test_images_keep_the_contract_and_targets_are_sorted():
     assert batch.targets.tolist() == sorted(batch.targets.tolist())
     assert set(batch.targets.tolist()) == {0, 1, 2}
     assert not batch.images.requires_grad
+
+
+def test_what_the_contrast_takes_is_what_its_tensors_take():
+    made = make(instance_bank=6, batch_size=4)
+    for _ in range(2):
+        made.synthesize(LATER)
+    rows = made.bank.state_dict()["rows"]
+    assert len(rows) == 6
+    weights = list(made.head.parameters())
+    tensors = [rows, *weights, *(weight.grad for weight in weights)]
+    tensors += [state[name] for state in made.head_optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert contrast_bytes(10, made.options) == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+FACTS = {  # of the published teachers
+    "wrn40_2": NetworkFacts((2704,), (16, 32, 64)),
+    "vgg11": NetworkFacts((2752,), None),
+    "resnet34": NetworkFacts((8512,), (64, 64, 128, 256)),
+    "bare": NetworkFacts((8512,), None),
+}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "options", "told"),
+    [
+        ("wrn40_2", {}, None),
+        ("vgg11", {}, None),
+        ("resnet34", {"contrast_of": "stage-inputs"}, None),
+        ("resnet34", {"cr": 0.0}, None),
+        ("resnet34", {"instance_bank": 10}, r"takes up to 1\.1 GiB, for a bank of 10 images"),
+        (
+            "resnet34",
+            {},
+            r"3\.7 GiB, .* on 8,512 features; synthesizer\.contrast_of=stage-inputs or a smaller",
+        ),
+        ("bare", {}, r"8,512 features; a smaller"),
+        (
+            "resnet34",
+            {"contrast_of": "stage-inputs", "instance_bank": 400_000},
+            r"takes up to 1\.5 GiB, .*400,000 .* on 512 features; a smaller synthesizer\.instance",
+        ),
+    ],
+)
+def test_a_contrast_that_takes_more_than_a_gib_says_so_before_the_run(teacher, options, told):
+    found = ContrastiveInversion.warn_with(CmiOptions(**options), FACTS[teacher], CARD)
+    assert found is None if told is None else re.search(told, found)
 
 
 def test_images_are_told_apart_by_every_batchnorms_input_or_as_released_by_the_stages_inputs():

@@ -126,10 +126,27 @@ def test_the_heads_momentum_survives_its_reset_where_parity_is_wanted():
     kept = [state["momentum_buffer"] for state in made.head_optimizer.state.values()]
     assert len(kept) == 4
     assert all(torch.equal(one, other) for one, other in zip(kept, moving, strict=True))
-    # Stale momentum belongs to the weights that the head has now: its optimiser still moves them.
+    # Stale momentum belongs to the weights that the head has now: its optimizer still moves them.
     weights = snapshot(made.head)
     made.after_distill_step(some_batch())
     assert not torch.equal(made.head.layers[0].weight, weights["layers.0.weight"])
+
+
+@pytest.mark.parametrize("first_head", ["normal", "torch"])
+def test_the_first_head_is_drawn_like_the_later_ones_or_as_released_by_torch(first_head):
+    card = make_card()
+    made = synthesizer(make_context(card, student=make_network(card, 2, width=400)), first_head=first_head)
+    first = snapshot(made.head)
+    # PyTorch's is uniform between -1/sqrt(400) and 1/sqrt(400), so its deviation is 0.05 / sqrt(3).
+    deviation = 0.02 if first_head == "normal" else 0.05 / math.sqrt(3)
+    assert made.head.layers[0].weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert bool(made.head.layers[0].bias.any()) is (first_head == "torch")
+    made.synthesize(WARMUP)
+    same = all(torch.equal(value, first[name]) for name, value in made.head.state_dict().items())
+    assert same is (first_head == "torch")  # the first main round is to meet it
+    made.synthesize(MAIN)
+    assert made.head.layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not made.head.layers[0].bias.any()
 
 
 def test_the_head_stays_where_no_reset_is_wanted():

@@ -7,6 +7,8 @@ from support.method_kit import AGREEMENT, CPU, Fixed, bn_input, make_card, make_
 from torch import nn
 
 from dfkd_baselines.nayer import NayerOptions, NoisyGenerator, NoisyLayerInversion, label_embeddings, target_layout
+from dfkd_bench.contract.episode import play, same
+from dfkd_bench.contract.world import World
 from dfkd_bench.stages.base import Round
 
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
@@ -100,7 +102,7 @@ def test_fewer_rows_than_a_group_go_through_the_first_layer():
     assert bare_generator()(torch.tensor([[1.0, 1.0]])).flatten(1)[:, :3].tolist() == [[0.5 - 5, -7, -9]]
 
 
-def test_the_label_embeddings_are_normalised_over_the_batch_first():
+def test_the_label_embeddings_are_normalized_over_the_batch_first():
     generator = bare_generator()
     generator.norm = nn.BatchNorm1d(2).train()
     # Columns of mean 0 and standard deviation 1 after it, whatever they were.
@@ -216,6 +218,42 @@ def test_the_adversary_is_off_in_the_warm_up_and_on_after():
     unopposed = synthesizer(make_context(student=made.context.student), adv=0.0)
     unopposed.synthesize(MAIN)
     assert not asked
+
+
+@pytest.mark.parametrize("parity", [False, True])
+def test_the_student_is_looked_at_in_training_mode_only_for_parity_and_only_after_a_rounds_first_loop(parity):
+    made = synthesizer(loops=3, steps=2, student_training=parity)
+    student, seen = made.context.student, []
+    student.body.register_forward_pre_hook(lambda body, _: seen.append({part.training for part in body.modules()}))
+    before, modes = snapshot(student), [part.training for part in student.modules()]
+    made.synthesize(MAIN)
+    later = {True} if parity else {False}
+    assert seen == [{False}] * 2 + [later] * 4
+    # A stage may look at the student, never change it.
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert [part.training for part in student.modules()] == modes
+    assert all(part.track_running_stats for part in student.modules() if isinstance(part, nn.BatchNorm2d))
+
+
+def test_a_student_with_dropout_draws_from_the_stages_own_stream():
+    made = synthesizer(student_training=True)
+    made.context.student.body.head = nn.Sequential(nn.Dropout(0.5), made.context.student.body.head).eval()
+    images, before = torch.rand(4, 3, 8, 8, generator=stream()), torch.get_rng_state()
+    one, other = (made._student(images, training=True) for _ in range(2))
+    assert not torch.equal(one, other)
+    assert torch.equal(before, torch.get_rng_state())
+    made.synthesize(MAIN)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_with_parity_a_run_still_finds_the_student_untouched(tmp_path):
+    # `play` raises if the stage changed a network between its steps, as a run does.
+    options = NayerOptions(batch_size=7, loops=2, warmup_loops=1, steps=2, noisy_dim=6, embedding_dim=5)
+    whole = play(NoisyLayerInversion, options.model_copy(update={"student_training": True}), World(tmp_path))
+    cut = play(NoisyLayerInversion, options.model_copy(update={"student_training": True}), World(tmp_path), cut=4)
+    assert whole.student_passes == 3 * 2 * 2
+    assert same(whole.trace, cut.trace)
+    assert not same(whole.trace, play(NoisyLayerInversion, options, World(tmp_path)).trace)
 
 
 class ByHand(nn.Module):

@@ -1,5 +1,7 @@
 """The `paper` presets against the settings of the official repositories, spelled out."""
 
+import itertools
+
 import pytest
 
 from dfkd_bench.hooks.registry import Registry
@@ -101,17 +103,20 @@ def test_dfq_has_its_lower_rate_on_the_one_pair_scripted_on_cifar100(settled, da
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(("pairs", "adv", "oh"), [((RESNET,), 1.33, 0.5), ((VGG,), 1.0, 0.5), (WRNS, 1.1, 0.4)])
 @pytest.mark.parametrize(
-    ("pairs", "adv", "oh", "steps", "latent_lr", "lr"),
+    ("presets", "steps", "latent_lr", "lr"),
     [
-        ((RESNET,), 1.33, 0.5, 2, 0.015, 5e-3),
-        ((VGG,), 1.0, 0.5, 5, 0.01, 3e-3),
-        (WRNS, 1.1, 0.4, 10, 0.01, 2e-3),
+        (("paper-2",), 2, 0.015, 5e-3),
+        (("paper-5",), 5, 0.01, 3e-3),
+        (("paper-10", "paper"), 10, 0.01, 2e-3),
     ],
 )
-def test_fast_has_settings_for_each_kind_of_pair(settled, dataset, pairs, adv, oh, steps, latent_lr, lr):
-    for pair in pairs:
-        spec = settled("fast", dataset, pair)
+def test_fast_has_weights_for_each_pair_and_rates_for_each_number_of_steps(
+    settled, dataset, pairs, adv, oh, presets, steps, latent_lr, lr
+):
+    for pair, preset in itertools.product(pairs, presets):
+        spec = settled("fast", dataset, pair, preset)
         assert spec.synthesizer.name == "fast"
         assert spec.synthesizer.options == {
             "batch_size": 256,
@@ -154,6 +159,7 @@ CSD = {
     "adv": 0.0,
     "normalise_head": True,
     "head_lr": 0.1,
+    "first_head": "torch",
     "reset_head": True,
     "keep_momentum": False,
 }
@@ -270,7 +276,7 @@ def test_cmi_from_nothing(settled):
 
 def test_cmi_with_its_bank(settled):
     spec = settled("cmi", preset="paper-bank")
-    holds(spec.synthesizer, **{**CMI, "oh": 0.5}, warmup_steps=500)
+    holds(spec.synthesizer, **{**CMI, "oh": 0.5}, warmup_steps=500, restart_contrast=True)
     # Some 50,000 images first, then 40 epochs of 2000 steps.
     schedule(
         spec,
@@ -284,10 +290,22 @@ def test_cmi_with_its_bank(settled):
     )
 
 
-@pytest.mark.parametrize("preset", ["paper", "paper-bank"])
-@pytest.mark.parametrize(("pair", "contrast_of"), [(RESNET, "stage-inputs"), (VGG, "batchnorm"), (WRN, "batchnorm")])
-def test_cmi_contrasts_a_resnet34_by_its_stages_inputs(settled, preset, pair, contrast_of):
-    holds(settled("cmi", pair=pair, preset=preset).synthesizer, contrast_of=contrast_of)
+@pytest.mark.parametrize(("method", "preset"), [("cmi", "paper"), ("cmi", "paper-bank"), ("dda", "paper")])
+@pytest.mark.parametrize(
+    ("pair", "contrast_of"),
+    [
+        (RESNET, "stage-inputs"),
+        ("resnet34:wrn16_1", "stage-inputs"),
+        ("resnet34:resnet34", "stage-inputs"),
+        ("wrn40_2:resnet34", "batchnorm"),
+        (VGG, "batchnorm"),
+        (WRN, "batchnorm"),
+    ],
+)
+def test_a_resnet34s_images_are_told_apart_by_its_stages_inputs_whoever_the_student_is(
+    settled, method, preset, pair, contrast_of
+):
+    holds(settled(method, pair=pair, preset=preset).synthesizer, contrast_of=contrast_of)
 
 
 def test_deepinversion(settled):
@@ -365,3 +383,17 @@ def test_null_baselines_and_references_have_the_common_schedule(settled, method,
     assert (spec.synthesizer.name, spec.distiller.name) == (synthesizer, distiller)
     plain_stages(spec)
     schedule(spec, warmup_rounds=0, epochs=200, steps_per_epoch=400, batch_size=256, lr=0.1, lr_min=0.0)
+
+
+def test_a_preset_whose_adversary_never_plays_is_named_in_its_methods_summary(registry, settled):
+    named = set()
+    for name in registry.provided("method"):
+        method = registry.load("method", name)
+        for preset in () if name == "other-dataset" else method.preset_names():  # that one asks for a dataset
+            spec = settled(name, preset=preset)
+            adversary = spec.synthesizer.options.get("adv", 0) or spec.synthesizer.options.get("csd", 0)
+            if adversary and not spec.schedule.rounds_per_epoch:
+                named.add((name, preset))
+                assert f"preset {preset} fills its bank before the student learns, so there" in method.summary
+                assert "never" in method.summary
+    assert named == {("deepinversion", "quick"), ("cmi", "quick")}

@@ -221,6 +221,15 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(tmp_path, small_rec
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_stage_warns_of_is_said_once_for_each_teacher_before_the_run(tmp_path, small_recipe):  # noqa: F811
+    places = ("--results", tmp_path / "results", "--teachers", tmp_path / "teachers", "--device", "cpu")
+    pairs = [part for pair in ("resnet18:resnet8", "resnet18:wrn16_1", "resnet8:resnet8") for part in ("--pair", pair)]
+    done = cli("run", "--method", "cmi", *pairs, "--seeds", 2, "--dry-run", *places)
+    assert done.code == 0
+    assert done.out.count("takes up to") == 1
+    assert "cmi with the teacher resnet18: the contrast between images takes up to 1.8 GiB" in done.out
+
+
 def test_on_a_cluster_device_and_precision_are_told_as_they_were_asked_for(tmp_path):
     asked = ("run", "--method", "noise", *PAIR, "--engine", "ray", "--dry-run", "--results", tmp_path)
     assert cli(*asked).out.splitlines()[0].endswith("; a Ray cluster, device auto, precision auto")

@@ -78,7 +78,7 @@ def test_it_learns_from_the_bank_and_is_frozen_afterwards(trained):
 
 def test_what_it_makes_looks_like_the_bank(trained):
     made, sources = variants(trained, 0.8), some_batch().images
-    # Far nearer to one of the bank's two images than grey or noise could be.
+    # Far nearer to one of the bank's two images than gray or noise could be.
     nearest = torch.stack([(made - sources[at]).square().mean(dim=(1, 2, 3)).sqrt() for at in (0, 3)]).amin(dim=0)
     assert float(nearest.mean()) < 0.25
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from support.e2e_kit import PAIR, RECIPE, make_spec, registry_with
-from support.probes import LAYERED, Needy, Probe, WithoutBatchNorm
+from support.probes import LAYERED, Grown, GrownOptions, Needy, Probe, ProbeOptions, WithoutBatchNorm
 
 from dfkd_bench import DfkdError
 from dfkd_bench.api import run
@@ -15,7 +15,9 @@ from dfkd_bench.spec import Pair, RunSpec, TeacherRecipe, TeacherRef
 @pytest.fixture(scope="module")
 def registry():
     return registry_with(
-        augmenter={"probe": Probe, "needy": Needy}, model={"plain-net": WithoutBatchNorm}, method=[LAYERED]
+        augmenter={"probe": Probe, "grown": Grown, "needy": Needy},
+        model={"plain-net": WithoutBatchNorm},
+        method=[LAYERED],
     )
 
 
@@ -47,9 +49,13 @@ def test_presets_that_match_lie_over_the_recipe_in_their_order(registry):
         ("digits", "wrn16_1:resnet8", 5, 5),
         ("cifar100", "wrn16_1:resnet8", 5, 5),
         ("digits", "resnet8:wrn16_1", 3, 3),
+        ("cifar100", "vgg11:resnet8", 6, 6),
+        ("digits", "vgg11:vgg11", 6, 6),
+        ("cifar10", "vgg11:wrn16_1", 6, 7),
+        ("cifar100", "resnet8:vgg11", 2, 2),
     ],
 )
-def test_a_preset_can_be_for_one_dataset_or_pair(registry, dataset, pair, whole, epochs):
+def test_a_preset_can_be_for_one_dataset_pair_or_teacher(registry, dataset, pair, whole, epochs):
     spec = one(registry, pair=pair, dataset=dataset)
     assert (spec.augmenter.options["whole"], spec.schedule.epochs) == (whole, epochs)
 
@@ -62,6 +68,19 @@ def test_a_preset_with_another_stage_takes_the_place_of_the_old_one_and_its_opti
 def test_a_preset_of_another_name_leaves_the_recipe_alone(registry):
     spec = one(registry, preset="paper")
     assert (spec.augmenter.options["whole"], spec.schedule.epochs, spec.schedule.steps_per_epoch) == (1, 1, 7)
+
+
+def test_an_option_that_was_added_later_is_in_a_spec_only_where_it_is_not_its_default(registry):
+    swaps = {"augmenter": "grown"}
+    names = set(ProbeOptions.model_fields)
+    assert set(one(registry, swaps=swaps).augmenter.options) == names
+    assert set(one(registry, "augmenter.young=0.5", swaps=swaps).augmenter.options) == names
+    assert one(registry, "augmenter.young=0.25", swaps=swaps).augmenter.options["young"] == 0.25
+    other = one(registry, "augmenter.several_young=[3]", swaps=swaps)
+    assert set(other.augmenter.options) == {*names, "several_young"}
+    assert other.hash != one(registry, swaps=swaps).hash
+    # A default that is left out is there again in the stage's hands.
+    assert GrownOptions.model_validate(one(registry, swaps=swaps).augmenter.options) == GrownOptions()
 
 
 def test_a_swap_drops_the_old_stages_options_and_one_to_the_same_stage_keeps_them(registry):

@@ -28,6 +28,17 @@ class NeedyOptions(StageOptions):
     needed: int = Field(description="has no default")
 
 
+class GrownOptions(ProbeOptions):
+    added = frozenset({"young", "several_young"})
+
+    young: float = Field(0.5, description="came later")
+    several_young: tuple[int, ...] = Field((1, 2), description="came later, too")
+
+
+class Grown(Augmenter[GrownOptions]):
+    Options = GrownOptions
+
+
 class Needy(Augmenter[NeedyOptions]):
     Options = NeedyOptions
 
@@ -53,6 +64,8 @@ LAYERED = Method(
         Preset(name="quick", dataset="cifar10", augmenter=use("probe", whole=4), schedule={"epochs": 4}),
         Preset(name="quick", pair="wrn16_1:resnet8", augmenter=use("probe", whole=5), schedule={"epochs": 5}),
         Preset(name="quick", dataset="digits", pair="vgg8:vgg8", augmenter=use("classic", variants=2)),
+        Preset(name="quick", teacher="vgg11", augmenter=use("probe", whole=6), schedule={"epochs": 6}),
+        Preset(name="quick", teacher="vgg11", dataset="cifar10", schedule={"epochs": 7}),
         Preset(name="open", schedule={}),
         Preset(name="paper", schedule={"steps_per_epoch": 7}),
     ),

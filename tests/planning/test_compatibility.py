@@ -1,0 +1,60 @@
+"""What a stage says before a run; what it refuses is in test_method_and_grid.py."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from pydantic import Field
+from support.e2e_kit import RECIPE, registry_with
+from torch import nn
+
+from dfkd_bench import Augmenter, NetworkFacts, StageOptions
+from dfkd_bench.datasets.cards import DIGITS
+from dfkd_bench.planning.compatibility import warnings
+from dfkd_bench.planning.requests import Override, Request, resolve
+from dfkd_bench.spec import Pair, TeacherRef
+
+
+class WarnerOptions(StageOptions):
+    whole: int = Field(1, description="a whole number")
+
+
+class Warner(Augmenter[WarnerOptions]):
+    Options = WarnerOptions
+    given: ClassVar[list[NetworkFacts]] = []
+
+    @classmethod
+    def warn_with(cls, options, teacher, card):
+        cls.given.append(teacher)
+        return f"{options.whole} of {card.name}" if options.whole > 1 else None
+
+
+class WithoutBatchNorm(nn.Module):
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(channels, 4, 3), nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.head(self.conv(images).relu().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "batchnorm", "stage_inputs"),
+    [("resnet34", 8512, (64, 64, 128, 256)), ("wrn16_1", 464, (16, 16, 32)), ("plain-net", 0, None)],
+)
+def test_a_stage_can_warn_before_the_run_by_its_options_the_teacher_and_the_card(teacher, batchnorm, stage_inputs):
+    registry = registry_with(augmenter={"warner": Warner}, model={"plain-net": WithoutBatchNorm})
+    pair = Pair.parse(f"{teacher}:resnet8")
+    del Warner.given[:]
+
+    def warned(whole: int) -> list[str]:
+        overrides = [Override("augmenter", "whole", whole)]
+        asked = Request(
+            ["noise"], [pair], "digits", TeacherRef(recipe=RECIPE), swaps={"augmenter": "warner"}, overrides=overrides
+        )
+        return list(warnings(resolve(registry.load("method", "noise"), asked, pair, 0, registry), DIGITS, registry))
+
+    assert warned(1) == []
+    assert warned(5) == [f"noise with the teacher {teacher}: 5 of digits"]
+    assert [(sum(facts.batchnorm), facts.stage_inputs) for facts in Warner.given] == [(batchnorm, stage_inputs)] * 2
