@@ -51,11 +51,10 @@ _Optional = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[
 
 @dataclass(frozen=True, slots=True)
 class _Ours:
-    """The method and the presets of ours that a published name stands for, patterns; on some pairs only, if said."""
+    """The method and the presets of ours that a published name stands for, as patterns."""
 
     method: str
     presets: tuple[str, ...] = ("paper*",)
-    pairs: tuple[str, ...] = ("*",)
 
 
 # Presets are empty where the published run is of another kind than any preset of ours: it is found under our method's
@@ -78,10 +77,10 @@ _OURS: dict[str, _Ours] = {
     "DFAD": _Ours("dfad"),
     "DFAD (MMRazor)": _Ours("dfad", ()),
     **{name: _Ours("dfq") for name in ("DFQ", "DFQ (reproduction)")},
-    # FastDFKD with so many inner steps: our presets take the number of the released script for the pair.
-    "Fast-2": _Ours("fast", pairs=("resnet34:resnet18",)),
-    "Fast-5": _Ours("fast", pairs=("vgg11:resnet18",)),
-    "Fast-10": _Ours("fast", pairs=("wrn40_2:*",)),
+    # FastDFKD with so many inner steps.
+    "Fast-2": _Ours("fast", ("paper-2",)),
+    "Fast-5": _Ours("fast", ("paper-5",)),
+    "Fast-10": _Ours("fast", ("paper", "paper-10")),
     **{name: _Ours("fast", ()) for name in ("Fast-50", "Fast-50 (log)")},
     **{f"FastDFKD (FM-{epochs}, NAYER's re-run)": _Ours("fast", ()) for epochs in (100, 200, 300)},
     "NAYER": _Ours("nayer"),
@@ -162,9 +161,7 @@ class Claim(BaseModel):
     def presets(self) -> tuple[str, ...]:
         """Patterns of the presets of ours that it can be compared with; empty if there are none."""
         found = _OURS.get(self.method)
-        if found is None or not any(fnmatchcase(self.pair, pattern) for pattern in found.pairs):
-            return ()
-        return found.presets
+        return () if found is None else found.presets
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Normalisation, frozen
 from dfkd_bench.stages.seeds import global_state, global_stream, set_global_state, stream, stream_seed
+from dfkd_bench.teachers.answers import teacher_answers
 from dfkd_bench.teachers.store import Teacher
 from dfkd_bench.teachers.weights import weights_hash
 
@@ -50,7 +51,7 @@ class Run:
         file: ProgressFile,
     ) -> None:
         self._spec, self._execution, self._emit, self._file = spec, execution, emit, file
-        self._teacher_card = teacher.card
+        self._teacher = teacher
         data = open_dataset(spec.dataset, registry, execution.data_root)
         self._evaluator = Evaluator(data.load("test"), execution.device)
         self._parts = self._make_parts(teacher, registry, data.card)
@@ -88,7 +89,7 @@ class Run:
         """Everything still to do."""
         parts = self._parts
         teacher_before = weights_hash(parts.teacher.body.state_dict())
-        self._reference = self._evaluator.reference(parts.teacher)
+        self._answers = teacher_answers(self._teacher, parts.teacher, self._evaluator, parts.device)
         with sealed(f"method '{self._spec.method}'"):
             with frozen(parts.student):
                 parts.stages.make(
@@ -132,7 +133,7 @@ class Run:
     def _end_epoch(self, epoch: int) -> None:
         losses = self._distillation.end_epoch(epoch)
         with self._parts.ledger.phase("evaluation") as cost:
-            measured = self._evaluator.measure(self._parts.student, self._reference)
+            measured = self._evaluator.measure(self._parts.student, self._answers)
             cost.images += len(self._evaluator)
         point = CurvePoint(
             epoch=epoch + 1,
@@ -149,7 +150,7 @@ class Run:
 
     def so_far(self) -> dict[str, Any]:
         """What the run can say of itself, for its progress file and its record."""
-        card = self._teacher_card
+        card = self._teacher.card
         known = {
             "teacher": TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
             "student_parameters": sum(parameter.numel() for parameter in self._parts.student.parameters()),

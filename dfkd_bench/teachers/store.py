@@ -59,10 +59,11 @@ class TeacherCard(BaseModel):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A card and the network with its weights, in evaluation mode."""
+    """A card, the network with its weights in evaluation mode, and the folder where both are kept."""
 
     card: TeacherCard
     body: nn.Module
+    folder: Path
 
 
 class TeacherStore:
@@ -176,7 +177,7 @@ class TeacherStore:
             raise DfkdError(
                 f"the weights in {folder} are not those of its card: remove the folder and make the teacher anew"
             )
-        return Teacher(card, body.eval().to(self.execution.device))
+        return Teacher(card, body.eval().to(self.execution.device), folder)
 
     def _network(self, body: nn.Module, card: Normalisation) -> Network:
         return Network(body, card, self.execution.precision).placed(self.execution.device)

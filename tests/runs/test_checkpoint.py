@@ -225,7 +225,7 @@ def no_memory(*_):
 def test_a_start_that_ends_before_it_has_read_its_checkpoint_loses_nothing(tmp_path, monkeypatch):
     workbench, spec = faulty(tmp_path, "schedule.epochs=4")
     epochs_heard(workbench, spec, stop_after=2)
-    monkeypatch.setattr("dfkd_bench.evaluation.Evaluator.reference", no_memory)
+    monkeypatch.setattr("dfkd_bench.runs.loop.teacher_answers", no_memory)
     for retry in (False, True):
         record = run_spec(spec, workbench.results, workbench.store, retry=retry)
         assert (record.status, record.last_good_epoch, len(record.curve())) == ("out-of-memory", 2, 2)
