@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 import pytest
 from support.e2e_kit import registry_with
 
-from dfkd_bench import DfkdError, RunEvent, hookimpl
+from dfkd_bench import DfkdError, Method, RunEvent, hookimpl, use
 from dfkd_bench.hooks.registry import KINDS, Registry
 
 _names = itertools.count()
@@ -255,3 +255,12 @@ def test_a_listener_that_is_taken_away_hears_no_more():
     registry.unlisten(fails)
     registry.emit(RunEvent("started", "run", "title"))
     assert fails.told == 0
+
+
+def test_a_recipe_falls_back_on_stages_of_the_core_whatever_becomes_of_the_baselines():
+    core = [point for point in entry_points(group="dfkd_bench") if point.name == "core"]
+    registry = Registry([*core, EntryPoint("baselines", "a_package_that_is_broken", "dfkd_bench")])
+    assert [row.name for row in registry.rows if row.reason] == ["baselines"]
+    method = Method(name="mine", summary="a stranger's", synthesizer=use("other"))
+    for kind in ("augmenter", "filter", "distiller"):
+        assert registry.load(kind, getattr(method, kind).name).__module__ == "dfkd_bench.stages.plain"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +113,31 @@ def test_the_hash_of_a_packages_source_is_of_its_python_files(tmp_path, monkeypa
         del sys.modules["edited"]
 
 
+@pytest.mark.parametrize(
+    ("edited", "counts"),
+    [
+        ("runs/loop.py", True),
+        ("stages/bank.py", True),
+        ("blocks/kd.py", True),
+        ("models/wrn.py", True),
+        ("teachers/store.py", True),
+        ("evaluation.py", True),
+        ("results/status.py", False),
+        ("planning/grid_file.py", False),
+        ("engines/local.py", False),
+        ("leaderboard/table.py", False),
+        ("cli/run.py", False),
+        ("contract/checks.py", False),
+        ("errors.py", False),
+    ],
+)
+def test_of_the_core_only_what_a_result_depends_on_is_hashed(monkeypatch, edited, counts):
+    read, hash_of = Path.read_bytes, code_hash._hash_of.__wrapped__
+    before = hash_of("dfkd_bench")
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + b"#" * self.as_posix().endswith(f"/{edited}"))
+    assert (hash_of("dfkd_bench") != before) == counts
+
+
 def test_the_source_of_a_run_is_the_cores_and_its_stages():
     workbench = Workbench.make(device="cpu", precision="fp32")
     (spec,) = specs(workbench, "cmi")
@@ -121,7 +147,7 @@ def test_the_source_of_a_run_is_the_cores_and_its_stages():
     }
 
 
-def test_a_claim_is_one_processs_and_ends_with_it(tmp_path):
+def test_a_lock_is_one_processs_and_ends_with_it(tmp_path):
     first = locks.acquire(tmp_path, "a")
     assert locks.is_locked(tmp_path, "a")
     assert locks.acquire(tmp_path, "a") is None
