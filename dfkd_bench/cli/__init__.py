@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -13,23 +14,41 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="dfkd-bench",
-    help="Compare data-free knowledge distillation methods: teacher in, student out, honest numbers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("status")(status.status)
-app.command("leaderboard")(leaderboard.leaderboard)
-app.command("upgrade")(upgrade.upgrade)
-app.command("methods")(listings.methods)
-app.command("plugins")(listings.plugins)
-app.command("models")(listings.models)
-app.command("datasets")(listings.datasets)
-app.command("check")(check.check)
-app.command("show")(show.show)
-app.add_typer(teacher.app, name="teacher")
-app.add_typer(grid.app, name="grid")
+_RUN, _RESULTS, _LOOK_UP, _WRITE = "Run", "Results", "Look up", "Write your own"
+
+app.command("run", rich_help_panel=_RUN, epilog=run.EXAMPLES)(run.run)
+app.add_typer(grid.app, name="grid", rich_help_panel=_RUN, epilog=grid.EXAMPLES)
+app.add_typer(teacher.app, name="teacher", rich_help_panel=_RUN, epilog=teacher.EXAMPLES)
+app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.status)
+app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
+app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
+app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
+app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
+app.command("models", rich_help_panel=_LOOK_UP)(listings.models)
+app.command("datasets", rich_help_panel=_LOOK_UP)(listings.datasets)
+app.command("plugins", rich_help_panel=_WRITE)(listings.plugins)
+app.command("check", rich_help_panel=_WRITE, epilog=check.EXAMPLES)(check.check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"dfkd-bench {version('dfkd-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compare data-free knowledge distillation methods: teacher in, student out, honest numbers."""
 
 
 def main() -> None:

@@ -6,38 +6,46 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.options import examples
+
 if TYPE_CHECKING:
     from dfkd_bench.contract import Finding
 
-_COLOURS = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
+_COLORS = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
+
+EXAMPLES = examples("dfkd-bench check cmi", "dfkd-bench check noise --set synthesizer.batch_size=4")
 
 
 def check(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Methods or stages.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Try a stage with this option, such as model=FOLDER."),
+        typer.Option(
+            "--set", metavar="STAGE.OPTION=VALUE", help="Try a stage with this option, such as augmenter.model=FOLDER."
+        ),
     ] = None,
 ) -> None:
-    """Hold stages against the contract, on tiny networks: pass, fail or skipped, with the reason.
+    """Check stages against the contract on tiny networks: pass, fail or skipped, with the reason.
 
-    A method's stages are checked with all settings that recipes use them with. Takes seconds to a minute each.
+    Each stage is checked with all settings that recipes use it with, which takes seconds to a minute.
     """
     from dfkd_bench.contract import check_name
     from dfkd_bench.errors import DfkdError
+    from dfkd_bench.hooks.registry import STAGE_KINDS
+    from dfkd_bench.planning.requests import Override
 
-    options: dict[str, str] = {}
+    options: dict[str, dict[str, str]] = {}
     for text in set_ or []:
-        option, equals, value = text.partition("=")
-        if not equals:
-            raise DfkdError(f"'{text}' sets nothing: write OPTION=VALUE, for example steps=5")
-        options[option] = value
+        override = Override.parse(text, STAGE_KINDS)
+        if override.method is not None:
+            raise DfkdError(f"'{text}' names a method, but check sets options of stages: write stage.option=value")
+        options.setdefault(override.part, {})[override.option] = override.value
     found: list[Finding] = []
     for name in names:
         for finding in check_name(name, options=options):
             _print(finding, found[-1] if found else None)
             found.append(finding)
-    counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in _COLOURS}
+    counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in _COLORS}
     typer.echo(f"\n{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped")
     if counts["fail"]:
         raise typer.Exit(1)
@@ -50,7 +58,7 @@ def _print(finding: Finding, before: Finding | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if before is None or before.stage != finding.stage:
         console.print(Text(f"\n{finding.stage}", style="bold"))
-    line = Text.assemble("  ", (f"{finding.verdict:8}", _COLOURS[finding.verdict]), f"{finding.check}")
+    line = Text.assemble("  ", (f"{finding.verdict:8}", _COLORS[finding.verdict]), f"{finding.check}")
     if finding.reason:
         line.append(f": {finding.reason}")
     console.print(line)

@@ -25,7 +25,7 @@ def planned(
         bench: where they will run.
         grid: the file, or None.
         only: hashes of the runs that are wanted; empty: all.
-        asked: what the other options say, by their names without dashes; what was not given is None.
+        asked: what the other options say, by their names without dashes; None if not given.
         keep_teacher: keep the teachers' files in the store; else only check them.
 
     Raises:
@@ -76,7 +76,7 @@ def _by_options(bench: Workbench, given: Mapping[str, Any], keep_teacher: bool) 
 
 
 def left(bench: Workbench, todo: Sequence[RunSpec]) -> str:
-    """How long the runs that are not done will take, as a sentence."""
+    """How long the remaining runs will take, as a sentence."""
     from dfkd_bench.environment import describe
     from dfkd_bench.results.estimate import estimate
 

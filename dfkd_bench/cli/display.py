@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a bar on a terminal, a line now and then elsewhere. A plugin like any other."""
+"""What a person sees while runs are in progress: bars on a terminal, occasional lines elsewhere. It is a plugin."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _outcome(event: RunEvent) -> str:
 
 
 class Lines:
-    """Plain lines: each phase's begin, each epoch, and how far a long phase is."""
+    """Plain lines: the start of each phase, each epoch, and the progress of long phases."""
 
     def __init__(self, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._said = time.monotonic()
         self._phases: dict[str, str] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._announced: set[tuple[str, str]] = set()
 
     def _say(self, title: str, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {title}: {text}", file=self._stream, flush=True)
@@ -69,10 +69,10 @@ class Lines:
         if event.kind == "phase":
             self._phases[event.run] = _phase(event)
             # Distillation's epochs have lines of their own, and stream methods have a thousand short rounds.
-            is_new = (event.run, event.data["phase"]) not in self._told
+            is_new = (event.run, event.data["phase"]) not in self._announced
             if event.data["phase"] != "distillation" and (is_new or time.monotonic() - self._said > _PHASE_SECONDS):
                 self._say(event.title, self._phases[event.run])
-            self._told.add((event.run, event.data["phase"]))
+            self._announced.add((event.run, event.data["phase"]))
         elif event.kind == "progress" and time.monotonic() - self._said > _LINE_SECONDS:
             self._say(event.title, f"{self._phases.get(event.run, '')}: {event.data['done']} of {event.data['total']}")
         elif event.kind == "epoch":
@@ -82,7 +82,7 @@ class Lines:
 
 
 class Bars:
-    """A bar for the phase of each run that goes on, with the time left, and a line for each finished epoch and run."""
+    """A bar for the current phase of each run, with the time left, and a line for each finished epoch and run."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from dfkd_bench.cli.options import DataRoot, Device, DeviceChoice, Precision, PrecisionChoice, ResultsDir, TeachersDir
+from dfkd_bench.cli.options import (
+    DataRoot,
+    Device,
+    DeviceChoice,
+    Precision,
+    PrecisionChoice,
+    ResultsDir,
+    TeachersDir,
+    examples,
+)
+
+EXAMPLES = examples(
+    "dfkd-bench grid emit docs/grid-example.toml", "dfkd-bench grid emit docs/grid-example.toml | parallel -j 4"
+)
 
 app = typer.Typer(help="Grid files: many runs in one TOML file.", no_args_is_help=True)
 
@@ -29,12 +42,12 @@ def emit(
 ) -> None:
     """Print one shell command for each run that has no record yet, for a Slurm array or GNU parallel.
 
-    Device and precision are settled where the command runs, so they are written out only if they are given here.
+    Device and precision are chosen where the command runs; they are written out only if they are given here.
     """
     from dfkd_bench import api
     from dfkd_bench.workbench import Workbench
 
-    # Here nothing is computed, and the machine that does it may have what this one lacks.
+    # Nothing is computed here, and the machine that runs the commands may have what this one lacks.
     bench = Workbench.make(results=results, teachers=teachers, data_root=data_root, device="cpu", precision="fp32")
     places = [("--results", results), ("--data-root", data_root), ("--teachers", teachers)]
     where = [part for name, path in places if path is not None for part in (name, str(path.absolute()))]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import typer
 
-from dfkd_bench.cli.options import ResultsDir
+from dfkd_bench.cli.options import ResultsDir, examples
+
+EXAMPLES = examples("dfkd-bench leaderboard", "dfkd-bench leaderboard --results results/reference/digits-quick")
 
 
 def leaderboard(results: ResultsDir = Path("results")) -> None:

@@ -1,4 +1,4 @@
-"""`dfkd-bench methods | plugins | models | datasets`: what there is. Imports no torch unless asked to load."""
+"""`dfkd-bench methods | plugins | models | datasets`: what is installed. Imports no torch unless asked to load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 
 def methods() -> None:
-    """The methods, their stages and presets."""
+    """List the methods, their stages and presets."""
     from dfkd_bench.hooks.registry import default_registry
 
     rows = []
@@ -38,7 +38,7 @@ def methods() -> None:
 
 
 def models() -> None:
-    """The networks; timm's are there too, as timm/<name>."""
+    """List the networks; timm's are available as timm/<name>."""
     from dfkd_bench.hooks.registry import default_registry
 
     found = default_registry().provided("model")
@@ -50,7 +50,7 @@ def models() -> None:
 
 
 def datasets() -> None:
-    """The datasets; a folder of your own is folder:PATH."""
+    """List the datasets; a folder of your own is folder:PATH."""
     from dfkd_bench.hooks.registry import default_registry
 
     rows = []
@@ -72,10 +72,10 @@ def datasets() -> None:
 
 def plugins(
     load: Annotated[
-        bool, typer.Option("--load", help="Import every class now and hold it against the contract.")
+        bool, typer.Option("--load", help="Import every class now and check it against the contract.")
     ] = False,
 ) -> None:
-    """The plugins, what each provides, and why a broken one cannot be used."""
+    """List the plugins, what each provides, and why a broken one cannot be used."""
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.hooks.registry import default_registry
 

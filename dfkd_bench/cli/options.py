@@ -27,7 +27,13 @@ __all__ = [
     "Retry",
     "RetryChoice",
     "TeachersDir",
+    "examples",
 ]
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's `--help`; each command is a paragraph, so that no line is joined to another."""
+    return "\n\n".join(("Examples:", *commands))
 
 
 class DeviceChoice(StrEnum):
@@ -54,7 +60,7 @@ class ProtocolChoice(StrEnum):
 
 
 class EngineChoice(StrEnum):
-    """Where runs go on."""
+    """Where runs are executed."""
 
     local = "local"
     ray = "ray"
@@ -73,10 +79,13 @@ Precision = Annotated[
     PrecisionChoice, typer.Option(help="auto takes bf16 where the processor computes with it. Losses stay float32.")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder with <dataset>/*.parquet; without it the hub's files are fetched.")
+    Path | None,
+    typer.Option(
+        help="Folder with <dataset>/*.parquet; without it the files are downloaded from the Hugging Face Hub."
+    ),
 ]
 TeachersDir = Annotated[Path | None, typer.Option(help="Folder of teachers; by default in the user's cache.")]
-ResultsDir = Annotated[Path, typer.Option(help="Folder of records and the leaderboard.")]
+ResultsDir = Annotated[Path, typer.Option(help="Folder with the records and the leaderboard.")]
 Engine = Annotated[
     EngineChoice,
     typer.Option(
@@ -92,9 +101,9 @@ GpusPerRun = Annotated[
     float | None,
     typer.Option(min=0, help="A run's share of GPUs (ray), such as 0.5; by default 1 if the cluster has any."),
 ]
-CpusPerRun = Annotated[float, typer.Option(min=0, help="A run's processors (ray).")]
+CpusPerRun = Annotated[float, typer.Option(min=0, help="Processors for each run (ray).")]
 CheckpointSeconds = Annotated[
-    float, typer.Option(min=0, help="Least time between a run's checkpoints; 0: after every part of it.")
+    float, typer.Option(min=0, help="Shortest time between two checkpoints of a run; 0: after every segment.")
 ]
 Retry = Annotated[
     RetryChoice | None,

@@ -26,6 +26,7 @@ from dfkd_bench.cli.options import (
     ResultsDir,
     Retry,
     TeachersDir,
+    examples,
 )
 from dfkd_bench.no_gc import without_gc
 
@@ -35,15 +36,20 @@ if TYPE_CHECKING:
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
+EXAMPLES = examples(
+    "dfkd-bench run --method dda --pair wrn40_2:wrn16_1",
+    "dfkd-bench run --method cmi --method noise --pair wrn40_2:wrn16_1 --seeds 3 --set cmi:synthesizer.steps=100",
+)
+
 
 def run(
     method: Annotated[list[str] | None, typer.Option(help="A method of `dfkd-bench methods`. May be repeated.")] = None,
     pair: Annotated[
-        list[str] | None, typer.Option(help="TEACHER:STUDENT, of `dfkd-bench models`. May be repeated.")
+        list[str] | None, typer.Option(help="TEACHER:STUDENT, networks of `dfkd-bench models`. May be repeated.")
     ] = None,
-    grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that says what is run.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that lists the runs.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="HASH", help="Of these runs the one with this hash. May be repeated.")
+        list[str] | None, typer.Option(metavar="HASH", help="Run only the run with this hash. May be repeated.")
     ] = None,
     dataset: Annotated[
         str | None,
@@ -84,11 +90,11 @@ def run(
     gpus_per_run: GpusPerRun = None,
     cpus_per_run: CpusPerRun = 1,
     checkpoint_seconds: CheckpointSeconds = 60,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
-    """Distil students without data, and compare the methods.
+    """Distill students without data, and compare the methods.
 
-    Every method is run on every pair with every seed; what the results folder holds already is not run again.
+    Every method runs on every pair with every seed; runs that the results folder already holds are not repeated.
     """
     from dfkd_bench.cli.chosen_runs import left, planned
 
@@ -128,7 +134,7 @@ def run(
             typer.echo(left(bench, todo))
         return
     from dfkd_bench.cli import display
-    from dfkd_bench.cli.tables import print_comparison, report_damage  # not needed before, and takes its time
+    from dfkd_bench.cli.tables import print_comparison, report_damage  # slow to import, and not needed before
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
     from dfkd_bench.leaderboard.update import update_leaderboard
@@ -145,7 +151,7 @@ def run(
                 retry=retry is not None,
             )
     except KeyboardInterrupt:
-        typer.echo("dfkd-bench: interrupted; the same command goes on from the last checkpoints", err=True)
+        typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
         raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
@@ -158,7 +164,7 @@ def run(
 
 
 def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
-    """Of each run's hash `to do`, `done`, or what became of it."""
+    """For each run's hash: `to do`, `done`, or how it failed."""
     states = {}
     for run in runs:
         record = bench.results.read(run.spec.hash)
@@ -179,7 +185,7 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
     return f"{where.device} ({where.hardware}), {where.precision}"
 
 
-# Epochs of a teacher's training that a user ought to be warned of.
+# From so many epochs of a teacher's training on, the user is warned.
 _LONG_TRAINING = 50
 
 
@@ -200,7 +206,7 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
         recipe = spec.teacher.recipe
         if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
             long = recipe.epochs > _LONG_TRAINING
-            note = " (hours on a GPU, days on a CPU; --teacher FILE gives one that you have)" if long else ""
+            note = " (hours on a GPU, days on a CPU; --teacher FILE takes one that you have)" if long else ""
             typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
     for sentence in _warnings(bench, todo):
         typer.echo(sentence)
@@ -210,18 +216,18 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
 
 
 def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
-    """What the stages of the runs want to be known first, each once."""
+    """What the stages want the user to know before the runs start, each once."""
     from dfkd_bench.planning.compatibility import warnings
 
     cards = {dataset: bench.card(dataset) for dataset in {spec.dataset for spec in todo}}
     settings = {spec.settings: spec for spec in todo}.values()
     return list(
-        dict.fromkeys(told for spec in settings for told in warnings(spec, cards[spec.dataset], bench.registry))
+        dict.fromkeys(text for spec in settings for text in warnings(spec, cards[spec.dataset], bench.registry))
     )
 
 
 def _end(outcome: GridOutcome) -> None:
-    """Exit status 1 if a run failed, else 2 if something that the user can mend left runs undone."""
+    """Exit status 1 if a run failed, else 2 if something that the user can fix left runs undone."""
     failed = [record for record in outcome.records if record is not None and record.status != "finished"]
     for record in failed:
         typer.echo(

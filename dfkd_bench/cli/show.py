@@ -8,9 +8,12 @@ import typer
 from rich.table import Column, Table
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.cli.options import examples
 
 if TYPE_CHECKING:
     from dfkd_bench.spec import RunSpec
+
+EXAMPLES = examples("dfkd-bench show dda", "dfkd-bench show fast --preset paper --pair resnet34:resnet18")
 
 
 def show(
@@ -21,7 +24,7 @@ def show(
     dataset: Annotated[str, typer.Option(help="The dataset for which presets are read.")] = DEFAULT_DATASET,
     pair: Annotated[str, typer.Option(help="The pair for which presets are read.")] = "wrn40_2:wrn16_1",
 ) -> None:
-    """Every option of a method with its values and its one-line meaning. Set one with run --set PART.OPTION=VALUE."""
+    """Show every option of a method with its values and meaning. Set one with run --set STAGE.OPTION=VALUE."""
     from dfkd_bench.card import TeacherRecipe
     from dfkd_bench.cli.tables import console
     from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry

@@ -1,4 +1,4 @@
-"""`dfkd-bench status`: what is done, what goes on, what failed, from another terminal."""
+"""`dfkd-bench status`: which runs are done, running or failed, from another terminal."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfkd_bench.cli.options import DataRoot
+from dfkd_bench.cli.options import DataRoot, ResultsDir, examples
 from dfkd_bench.no_gc import without_gc
 
 if TYPE_CHECKING:
     from dfkd_bench.results.status import RunState
 
+EXAMPLES = examples("dfkd-bench status", "dfkd-bench status --results results --grid grid.toml")
+
 
 def status(
-    results: Annotated[Path, typer.Argument(help="Folder of records.")] = Path("results"),
+    results: ResultsDir = Path("results"),
     grid: Annotated[Path | None, typer.Option(help="Show the runs of this grid file, and no others.")] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Show where the runs of a results folder are. It may be asked while they go on, from any machine that sees it."""
+    """Show the state of every run in a results folder, also while runs are in progress."""
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.results.status import run_states
 
     if not results.is_dir():
-        raise DfkdError(f"there is no results folder {results}: run something first, or name another one")
+        raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
     specs = None
     if grid is not None:
         with without_gc():
@@ -46,15 +48,15 @@ def show(states: list[RunState]) -> None:
             if state.state == name:
                 typer.echo(f"  {name:11}  {state.run}  {state.title or ''}: {line(state)}")
     if any(state.state == "interrupted" for state in states):
-        typer.echo("The command that began the interrupted runs goes on with them.")
+        typer.echo("Start the same command again to continue the interrupted runs.")
     if any(state.state == "failed" for state in states):
-        typer.echo("--retry failed runs the failed ones again.")
+        typer.echo("Add --retry failed to run the failed ones again.")
 
 
 def _running(state: RunState) -> str:
     at = state.progress
     if at is None or state.percent is None:
-        return "begins"
+        return "starting"
     parts = [f"{state.percent:.0f} %"]
     if at.curve:
         last = at.curve[-1]
@@ -73,7 +75,7 @@ def _failed(state: RunState) -> str:
 def _interrupted(state: RunState) -> str:
     at = state.progress
     if at is None or state.percent is None:
-        return "begun"
+        return "started"
     return f"{state.percent:.0f} % at {at.updated:%Y-%m-%d %H:%M} UTC on {at.host}"
 
 

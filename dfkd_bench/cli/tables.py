@@ -18,18 +18,18 @@ __all__ = ["console", "print_comparison", "print_table", "report_damage"]
 
 
 def console() -> Console:
-    """Standard output; off a terminal wide enough that no column is cut."""
+    """Standard output; if it is no terminal, wide enough that no column is cut."""
     out = Console()
     return out if out.is_terminal else Console(width=160)
 
 
 def report_damage(error: DfkdError) -> None:
-    """Say which record is left out of a table, and why."""
+    """Report which record is left out of a table, and why."""
     print(f"dfkd-bench: left out: {error}", file=sys.stderr)
 
 
 def print_comparison(records: Sequence[Record]) -> None:
-    """One table for the runs at hand."""
+    """One table for these runs."""
     from dfkd_bench.leaderboard.table import build
 
     print_table(build(records))
@@ -55,7 +55,7 @@ def print_table(table: pd.DataFrame) -> None:
         out.print(note, highlight=False)
 
 
-# More rows under one heading are read by no one, and take seconds to lay out.
+# Nobody reads more rows under one heading, and they take seconds to lay out.
 _MOST = 200
 _NUMBERS = (
     "Seeds",
@@ -67,7 +67,7 @@ _NUMBERS = (
     "Kept %",
     "Synth s",
     "Augm s",
-    "Distil s",
+    "Distill s",
     "TFLOP",
 )
 

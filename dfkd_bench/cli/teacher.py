@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from dfkd_bench.builtin import DEFAULT_DATASET
-from dfkd_bench.cli.options import DataRoot, Dataset, Device, DeviceChoice, Precision, PrecisionChoice, TeachersDir
+from dfkd_bench.cli.options import (
+    DataRoot,
+    Dataset,
+    Device,
+    DeviceChoice,
+    Precision,
+    PrecisionChoice,
+    TeachersDir,
+    examples,
+)
+
+EXAMPLES = examples(
+    "dfkd-bench teacher train --model wrn40_2 --dataset cifar10",
+    "dfkd-bench teacher import FILE --model wrn40_2 --dataset cifar10",
+)
 
 app = typer.Typer(help="Train, import, list and verify teachers.", no_args_is_help=True)
 
@@ -32,9 +46,9 @@ def _say(card: Any) -> None:
 def train(
     model: Model,
     dataset: Dataset = DEFAULT_DATASET,
-    epochs: Annotated[int | None, typer.Option(min=1, help="By default the dataset's recipe.")] = None,
-    lr: Annotated[float | None, typer.Option(help="First learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; by default those of the dataset's recipe.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Initial learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="L2 penalty.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
     data_root: DataRoot = None,
@@ -75,7 +89,7 @@ def import_(
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
-    """Check a file of weights, measure it on the test split, and keep it with a card."""
+    """Check a file of weights, measure its accuracy on the test split, and keep it with a card."""
     from dfkd_bench.models.build import check_model
 
     bench = _bench(teachers, data_root, device, precision)
@@ -85,7 +99,7 @@ def import_(
 
 @app.command("list")
 def list_(teachers: TeachersDir = None) -> None:
-    """The teachers that are there."""
+    """List the teachers in the folder."""
     from rich.table import Table
 
     from dfkd_bench.cli.tables import console
@@ -108,13 +122,15 @@ def list_(teachers: TeachersDir = None) -> None:
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="A folder's name of `teacher list`; by default all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A folder listed by `dfkd-bench teacher list`; by default all.")
+    ] = None,
     data_root: DataRoot = None,
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
-    """Check the weights against the card's hash, and measure the accuracy anew."""
+    """Check the weights against the card's hash, and measure the accuracy again."""
     from dfkd_bench.errors import unknown_name
 
     bench = _bench(teachers, data_root, device, precision)
@@ -123,4 +139,4 @@ def verify(
         raise unknown_name("teacher", name, folders)
     for folder in [folders[name]] if name else folders.values():
         card, accuracy = bench.store.verify(folder)
-        typer.echo(f"{folder.name}: weights are the card's; {accuracy:.2f} % now, {card.accuracy:.2f} % on the card")
+        typer.echo(f"{folder.name}: weights match the card; {accuracy:.2f} % now, {card.accuracy:.2f} % on the card")

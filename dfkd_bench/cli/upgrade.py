@@ -1,4 +1,4 @@
-"""`dfkd-bench upgrade`: records of an earlier version in the present form."""
+"""`dfkd-bench upgrade`: records of an earlier schema rewritten in the current one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dfkd_bench.cli.options import ResultsDir
 
 
 def upgrade(results: ResultsDir = Path("results")) -> None:
-    """Write records of an earlier version anew in the present form. The old form is still read without this."""
+    """Rewrite records of an earlier schema in the current one. Earlier records can be read without this."""
     from dfkd_bench.cli.tables import report_damage
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.results.records import Results
@@ -22,6 +22,6 @@ def upgrade(results: ResultsDir = Path("results")) -> None:
     done = upgrade_records(Results(results), damaged.append)
     for error in damaged:
         report_damage(error)
-    typer.echo(f"{done.written} records written anew, {done.current} were in the present form already")
+    typer.echo(f"{done.written} records rewritten, {done.current} were current already")
     if damaged:
         raise typer.Exit(1)

@@ -29,7 +29,7 @@ __all__ = ["CHECKS", "Finding", "Verdict", "assert_contract", "check_name", "che
 def check_stage(
     stage: type[Stage[Any]], *settings: Mapping[str, Any], name: str | None = None, defaults: bool = True
 ) -> Iterator[Finding]:
-    """Hold a stage class against the contract.
+    """Check a stage class against the contract.
 
     Args:
         stage: a subclass of Synthesizer, Augmenter, Filter or Distiller.
@@ -69,17 +69,17 @@ def assert_contract(stage: type[Stage[Any]], *settings: Mapping[str, Any]) -> No
 
 
 def check_name(
-    name: str, registry: Registry | None = None, options: Mapping[str, Any] | None = None
+    name: str, registry: Registry | None = None, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Iterator[Finding]:
     """Everything registered under a name: a stage of any kind with the settings of all recipes, a method's stages.
 
     Args:
         name: of a method or a stage.
         registry: by default all that is installed.
-        options: laid over every setting of a stage; `{"steps": 5}`. Not for a method.
+        options: laid over every setting of a kind of stage; `{"synthesizer": {"steps": 5}}`.
 
     Raises:
-        DfkdError: there is no such name, or an option is refused.
+        DfkdError: there is no such name, no such stage to set, or an option is refused.
     """
     registry = registry or default_registry()
     kinds = [kind for kind in STAGE_KINDS if name in registry.provided(kind)]
@@ -91,15 +91,28 @@ def check_name(
     if name in methods:
         recipe: Method = registry.load("method", name)
         todo += [(kind, choice.name) for kind in STAGE_KINDS for choice in _choices(recipe, kind)]
-    return _check_all(list(dict.fromkeys(todo)), registry, dict(options or {}))
+    there = list(dict.fromkeys(kind for kind, _ in todo))
+    for kind in options or {}:
+        if kind not in there:
+            raise unknown_name("stage in --set", kind, there)
+    return _check_all(list(dict.fromkeys(todo)), registry, options or {})
 
 
-def _check_all(todo: list[tuple[StageKind, str]], registry: Registry, options: dict[str, Any]) -> Iterator[Finding]:
+def _check_all(
+    todo: list[tuple[StageKind, str]], registry: Registry, options: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
     for kind, name in todo:
         stage = registry.load(kind, name)
-        known = {key: value for key, value in options.items() if len(todo) == 1 or key in stage.Options.model_fields}
+        # An option of another stage of this kind is not for this one; one that none of them has is refused.
+        others = {field for k, n in todo if (k, n) != (kind, name) and k == kind for field in _fields(registry, k, n)}
+        own = _fields(registry, kind, name)
+        known = {key: value for key, value in options.get(kind, {}).items() if key in own or key not in others}
         settings = [{**choice.options, **known} for choice in _uses(registry, kind, name)]
         yield from check_stage(stage, *([known] if known else []), *settings, name=f"{kind} {name}", defaults=not known)
+
+
+def _fields(registry: Registry, kind: StageKind, name: str) -> set[str]:
+    return set(registry.load(kind, name).Options.model_fields)
 
 
 def _uses(registry: Registry, kind: StageKind, name: str) -> list[StageChoice]:

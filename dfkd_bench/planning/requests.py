@@ -31,18 +31,21 @@ class Override:
     method: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Override:
+    def parse(cls, text: str, parts: Sequence[str] = (*STAGE_KINDS, "schedule")) -> Override:
         """From the command line's form.
 
+        Args:
+            text: what follows `--set`.
+            parts: what may be set.
+
         Raises:
-            DfkdError: it has not that form, or names no stage.
+            DfkdError: it does not have that form, or names no part.
         """
         target, equals, value = text.partition("=")
         method, colon, path = target.rpartition(":")
         part, dot, option = path.partition(".")
         if not equals or not dot or not option or not part:
             raise DfkdError(f"'{text}' sets nothing: write stage.option=value, for example synthesizer.steps=500")
-        parts = (*STAGE_KINDS, "schedule")
         if part not in parts:
             raise unknown_name("stage in --set", part, parts)
         return cls(part, option, value, method if colon else None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 
 import pandas as pd
 import pytest
@@ -60,6 +61,18 @@ def test_looking_around_imports_no_torch(command):
     done = program(*command, code=code)
     assert done.code == 0, done
     assert done.out.strip()
+
+
+def test_help_groups_the_commands_and_gives_two_examples_for_each_that_has_options():
+    shown = cli("--help").out
+    assert all(panel in shown for panel in ("─ Run ─", "─ Results ─", "─ Look up ─", "─ Write your own ─"))
+    for command in ("run", "status", "leaderboard", "check", "show", "teacher", "grid"):
+        _, found, examples = cli(command, "--help").out.partition("Examples:")
+        assert found and examples.count(f"dfkd-bench {command}") == 2, command
+
+
+def test_the_version_is_the_distributions():
+    assert cli("--version").out == f"dfkd-bench {version('dfkd-bench')}\n"
 
 
 def test_the_listings_name_everything():
@@ -351,11 +364,11 @@ def test_teachers_are_trained_listed_verified_and_imported(tmp_path):
     assert len(rows) == 2
     verified = cli("teacher", "verify", *here)
     assert verified.code == 0
-    assert verified.out.count("weights are the card's") == 2
+    assert verified.out.count("weights match the card") == 2
     for now, card in re.findall(r"(\S+) % now, (\S+) % on the card", verified.out):
         assert now == card
     names = sorted(path.name for path in (tmp_path / "teachers").iterdir())
-    assert cli("teacher", "verify", names[0], *here).out.count("weights are the card's") == 1
+    assert cli("teacher", "verify", names[0], *here).out.count("weights match the card") == 1
     assert "unknown teacher" in cli("teacher", "verify", "another", *here).sentence()
     weights = tmp_path / "teachers" / names[0] / "weights.safetensors"
     state = read_weights(weights)

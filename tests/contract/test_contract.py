@@ -193,9 +193,19 @@ def test_an_unknown_name_is_a_sentence_with_the_nearest():
 
 
 def test_options_for_a_stage_are_set_and_refused_by_the_command():
-    assert cli("check", "noise", "--set", "batch_size=4").code == 0
-    assert "no option 'batch'" in cli("check", "kd", "--set", "batch=4").sentence()
-    assert "sets nothing" in cli("check", "noise", "--set", "batch_size").sentence()
+    assert cli("check", "noise", "--set", "synthesizer.batch_size=4").code == 0
+    assert "no option 'batch'" in cli("check", "kd", "--set", "distiller.batch=4").sentence()
+    for nothing in ("synthesizer.batch_size", "batch_size=4"):
+        assert "sets nothing: write stage.option=value" in cli("check", "noise", "--set", nothing).sentence()
+    unknown = "unknown stage in --set "
+    assert f"{unknown}'synthesiser': did you mean synthesizer" in refused("noise", "synthesiser.batch_size=4")
+    assert f"{unknown}'schedule'" in refused("noise", "schedule.epochs=4")
+    assert f"{unknown}'augmenter'" in refused("kd", "augmenter.strength=0.5")
+    assert "names a method" in refused("noise", "noise:synthesizer.batch_size=4")
+
+
+def refused(name, setting):
+    return cli("check", name, "--set", setting).sentence()
 
 
 def test_the_command_prints_each_check_with_its_verdict():

@@ -211,6 +211,6 @@ def test_a_folder_in_which_a_part_is_broken_is_one_sentence_too(folder, tmp_path
 
 def test_holds_the_contract(folder):
     settings = {"model": str(folder), "revision": None, "steps": 2, "variants": 2}
-    findings = [f for f in check_name("image-variation", options=settings) if f.verdict != "skipped"]
+    findings = [f for f in check_name("image-variation", options={"augmenter": settings}) if f.verdict != "skipped"]
     assert [str(finding) for finding in findings if finding.verdict == "fail"] == []
     assert len(findings) == 7

@@ -229,10 +229,10 @@ def test_upgrade_writes_old_records_anew_and_touches_no_other(tmp_path):
     before = present.read_bytes()
     done = cli("upgrade", "--results", tmp_path)
     assert done.code == 1
-    assert "1 records written anew, 1 were in the present form already" in done.out
+    assert "1 records rewritten, 1 were current already" in done.out
     assert f"left out: {damaged} is no valid record" in done.err
     assert (present.read_bytes(), damaged.read_text(encoding="utf-8")) == (before, "{")
     assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 2
     assert read_record(path).curve() == CURVE
     damaged.unlink()
-    assert "0 records written anew, 2 were" in cli("upgrade", "--results", tmp_path).out
+    assert "0 records rewritten, 2 were" in cli("upgrade", "--results", tmp_path).out

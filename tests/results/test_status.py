@@ -52,7 +52,7 @@ def test_every_state_is_told_apart(tmp_path):
     assert {state.run: state.state for state in status.run_states(Results(tmp_path))} == {
         spec.hash: state for spec, state in zip(planned[:4], names, strict=False)
     }
-    shown = cli("status", tmp_path)
+    shown = cli("status", "--results", tmp_path)
     assert shown.code == 0
     assert "4 runs: 1 done, 1 running, 1 failed, 1 interrupted, 0 waiting" in shown.out
     assert f"epoch 1 of 2, accuracy {at.progress.curve[0].accuracy:.2f} %" in shown.out
@@ -117,8 +117,8 @@ def test_status_imports_no_torch_and_a_folder_that_is_not_there_is_one_sentence(
         "atexit.register(lambda: os._exit(77) if 'torch' in sys.modules else None)\n"
         "from dfkd_bench.cli import main; main()"
     )
-    assert program("status", tmp_path, code=code).code == 0
-    assert "there is no results folder" in cli("status", tmp_path / "none").sentence()
+    assert program("status", "--results", tmp_path, code=code).code == 0
+    assert "there is no results folder" in cli("status", "--results", tmp_path / "none").sentence()
 
 
 def test_with_a_grid_file_what_nobody_began_is_waiting_and_other_runs_are_left_out(tmp_path):
@@ -128,8 +128,8 @@ def test_with_a_grid_file_what_nobody_began_is_waiting_and_other_runs_are_left_o
     planned = api.plan_grid(bench(results.path), grid)
     results.write(make_record(planned[0].spec))
     results.write(make_record())
-    assert cli("status", results.path).out.startswith("2 runs: 2 done")
-    told = cli("status", results.path, "--grid", grid)
+    assert cli("status", "--results", results.path).out.startswith("2 runs: 2 done")
+    told = cli("status", "--results", results.path, "--grid", grid)
     assert told.out.splitlines()[0] == "2 runs: 1 done, 0 running, 0 failed, 0 interrupted, 1 waiting"
 
 
