@@ -48,7 +48,7 @@ class Schedule(BaseModel):
     epochs: int = Field(
         ge=1, description="distillation epochs; the learning rate moves and the test is read once in each"
     )
-    rounds_per_epoch: int = Field(1, ge=0, description="rounds in an epoch; 0 distils from the warm-up's bank alone")
+    rounds_per_epoch: int = Field(1, ge=0, description="rounds in an epoch; 0 distills from the warm-up's bank alone")
     steps_per_epoch: int = Field(ge=1, description="student steps in an epoch, shared evenly among its rounds")
     batch_size: int = Field(ge=1, description="images in a student step")
     bank_capacity: int | None = Field(None, ge=1, description="most images kept, oldest dropped first; none: all")

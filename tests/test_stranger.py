@@ -40,9 +40,9 @@ class Checkerboard(Synthesizer[CheckerboardOptions]):
     def synthesize(self, round):
         channels, height, width = self.context.card.image_shape
         board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
-        grey = torch.rand(self.options.size, channels, 1, 1, generator=self.context.generator)
+        gray = torch.rand(self.options.size, channels, 1, 1, generator=self.context.generator)
         targets = torch.arange(self.options.size) % self.context.card.num_classes
-        return SyntheticBatch(grey * board, targets)
+        return SyntheticBatch(gray * board, targets)
 """
 
 

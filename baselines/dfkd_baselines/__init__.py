@@ -13,7 +13,7 @@ _SYNTHESIZERS = {
     "cmi": "cmi:ContrastiveInversion",
     "generative": "generative:Generative",
     "fast": "fast:FastInversion",
-    "csd": "csd:CustomisedInversion",
+    "csd": "csd:CustomizedInversion",
     "nayer": "nayer:NoisyLayerInversion",
     "noise": "noise:Noise",
     "one-image": "references:OneImage",

@@ -35,6 +35,7 @@ class CsdOptions(StageOptions):
     oh: float = Field(1.0, ge=0, description="weight of the cross-entropy with the wanted classes")
     csd: float = Field(10.0, ge=0, description="weight of making the auxiliary head fail; off in the warm-up")
     adv: float = Field(0.0, ge=0, description="weight of the unmasked adversary, in force where csd is 0")
+    # British, since the hashes of runs hold the name.
     normalise_head: bool = Field(
         True, description="released: the head's logits have unit length, so its loss is bounded (B15)"
     )
@@ -48,19 +49,19 @@ class CsdOptions(StageOptions):
 
 
 class AuxiliaryHead(nn.Module):
-    """c: features [N, d] -> logits [N, 4K] over class and quarter turn, of unit length if `normalise`."""
+    """c: features [N, d] -> logits [N, 4K] over class and quarter turn, of unit length if `normalize`."""
 
-    def __init__(self, feature_dim: int, num_classes: int, normalise: bool) -> None:
+    def __init__(self, feature_dim: int, num_classes: int, normalize: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, 4 * num_classes)
         )
-        self.normalise = normalise
+        self.normalize = normalize
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits."""
         logits: Tensor = self.layers(features)
-        return F.normalize(logits, dim=1) if self.normalise else logits
+        return F.normalize(logits, dim=1) if self.normalize else logits
 
 
 def auxiliary_loss(head: nn.Module, features: Tensor, targets: Tensor, turns: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def auxiliary_loss(head: nn.Module, features: Tensor, targets: Tensor, turns: Te
     return F.cross_entropy(head(features), 4 * targets.repeat_interleave(4) + turns)
 
 
-class CustomisedInversion(Synthesizer[CsdOptions]):
+class CustomizedInversion(Synthesizer[CsdOptions]):
     """Images that the student's auxiliary head cannot tell yet: oh CE + bn L_bn - csd CE(c(f_S(rot x)), 4y + k)."""
 
     Options = CsdOptions
@@ -111,7 +112,7 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
             with context.autocast():
                 images = self.generator(latents)
             images = images.float()
-            loss = self._loss(images, targets, customised=not round.warmup)
+            loss = self._loss(images, targets, customized=not round.warmup)
             best.update(loss, images)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -120,16 +121,16 @@ class CustomisedInversion(Synthesizer[CsdOptions]):
         self._reset_head(round)
         return SyntheticBatch(best.tensors[0].clamp(0, 1), targets)
 
-    def _loss(self, images: Tensor, targets: Tensor, *, customised: bool) -> Tensor:
+    def _loss(self, images: Tensor, targets: Tensor, *, customized: bool) -> Tensor:
         options, context = self.options, self.context
         view = crop_and_flip(images, context.card.transform, context.generator)
         seen = context.teacher.observe(view, batchnorm=True)
         loss = options.oh * F.cross_entropy(seen.logits, targets) + options.bn * bn_loss(seen.batchnorm)
-        if customised and options.csd:
+        if customized and options.csd:
             turned, turns = quarter_turns(view)
             told = auxiliary_loss(self.head, context.student.observe(turned).features, targets, turns)
             loss = loss - options.csd * told
-        elif customised and options.adv:
+        elif customized and options.adv:
             loss = loss - options.adv * kl_divergence(context.student(view), seen.logits)
         return loss
 

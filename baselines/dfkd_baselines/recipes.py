@@ -209,7 +209,7 @@ ONE_IMAGE = Method(
 
 OTHER_DATASET = Method(
     name="other-dataset",
-    summary="null baseline: unlabelled images of another dataset (--set synthesizer.dataset=NAME)",
+    summary="null baseline: unlabeled images of another dataset (--set synthesizer.dataset=NAME)",
     synthesizer=use("other-dataset"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
 )

@@ -65,7 +65,7 @@ class OtherDatasetOptions(StageOptions):
 
 
 class OtherDataset(Synthesizer[OtherDatasetOptions]):
-    """Unlabelled images of another dataset; the target is the teacher's guess."""
+    """Unlabeled images of another dataset; the target is the teacher's guess."""
 
     Options = OtherDatasetOptions
     prior = "image"

@@ -13,7 +13,7 @@ __all__ = ["Generator", "doubling_layers", "quarter", "reset_generator"]
 class Generator(nn.Module):
     """The generator of CMI, FastDFKD and CSD: latent [N, nz] -> images [N, C, H, W] in [0, 1].
 
-    Linear to `first` maps at a quarter of the size, then two nearest-neighbour doublings. For 3 x 32 x 32 images and
+    Linear to `first` maps at a quarter of the size, then two nearest-neighbor doublings. For 3 x 32 x 32 images and
     nz = 256 it has 2,328,899 parameters with first = 128, and 4,581,955 with first = 256, the wider one of DAFL, ZSKT
     and DFQ in the CMI lineage.
 
@@ -58,7 +58,7 @@ def doubling_layers(first: int, channels: int) -> list[nn.Module]:
 
 
 def reset_generator(module: nn.Module, generator: torch.Generator) -> None:
-    """CMI's re-initialisation: weights ~ N(0, 0.02), biases 0, BatchNorm scales ~ N(1, 0.02).
+    """CMI's re-initialization: weights ~ N(0, 0.02), biases 0, BatchNorm scales ~ N(1, 0.02).
 
     Running statistics are left: the generator runs in training mode.
     """

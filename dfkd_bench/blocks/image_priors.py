@@ -12,7 +12,7 @@ __all__ = ["l2_norm", "total_variation"]
 
 
 _ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
-# Each pixel's row and column, and those of its neighbour to the right, below, and on the two diagonals.
+# Each pixel's row and column, and those of its neighbor to the right, below, and on the two diagonals.
 _NEIGHBORS = (
     ((_ALL, _FIRST), (_ALL, _LAST)),
     ((_FIRST, _ALL), (_LAST, _ALL)),
@@ -46,7 +46,7 @@ class _MeanAbsolute(torch.autograd.Function):
 
 
 def total_variation(images: Tensor, kind: str = "l1_mean") -> Tensor:
-    """Roughness of images [N, C, H, W] over the differences to the right, lower and two diagonal neighbours.
+    """Roughness of images [N, C, H, W] over the differences to the right, lower and two diagonal neighbors.
 
     `l1_mean` is the sum of the four mean absolute differences (the CMI lineage); `l2_norm` is the sum of the four
     L2 norms over the whole batch (DeepInversion's first code).

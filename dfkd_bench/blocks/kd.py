@@ -32,7 +32,7 @@ def released_js(student: Tensor, teacher: Tensor, tau: float = 3.0) -> Tensor:
     """J(s, t) as DeepInversion's released code has it, which is not the Jensen-Shannon divergence (fault B02).
 
     1/2 KL(M || P) + 1/2 KL(M || Q), P = softmax(s / tau), Q = softmax(t / tau), M = (P + Q) / 2, each clamped to
-    [0.01, 0.99] after M is formed and not renormalised; batch mean. 0 for s = t, 1.6144 for disjoint one-hots; no
+    [0.01, 0.99] after M is formed and not renormalized; batch mean. 0 for s = t, 1.6144 for disjoint one-hots; no
     gradient reaches a class whose probability is below 0.01.
     """
     p, q = F.softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1)

@@ -16,7 +16,7 @@ __all__ = ["crop_and_flip", "jitter_and_flip", "random_resized_crop"]
 def crop_and_flip(images: Tensor, transform: TrainTransform, generator: torch.Generator) -> Tensor:
     """Zero-pad, crop back at a place of each image's own, mirror each with probability one half if the card says so.
 
-    Works on bytes as well as on floats; padding is black because it happens before normalisation.
+    Works on bytes as well as on floats; padding is black because it happens before normalization.
     """
     count, _, height, width = images.shape
     device, pad = images.device, transform.padding

@@ -129,7 +129,7 @@ def _checked(batch: SyntheticBatch, world: World, sourced: int | None = None) ->
     return batch
 
 
-def _synthesise(index: int, warmup: bool) -> Callable[..., tuple[Tensor, ...]]:
+def _synthesize(index: int, warmup: bool) -> Callable[..., tuple[Tensor, ...]]:
     def step(stage: Synthesizer[Any], world: World, episode: Episode) -> tuple[Tensor, ...]:
         with _looked_at(world, episode):
             batch = _checked(stage.synthesize(Round(index, warmup)), world)
@@ -144,7 +144,7 @@ def _distil(stage: Synthesizer[Any], world: World, episode: Episode) -> tuple[Te
         with _looked_at(world, episode):
             batch = _checked(stage.sample(7), world)
     else:
-        batch = world.batch("distil")
+        batch = world.batch("distill")
     with torch.no_grad():
         wanted = world.teacher(batch.images)
     _descend(list(world.student.parameters()), kl_divergence(world.student.train()(batch.images), wanted))
@@ -224,13 +224,13 @@ def _scalars(losses: dict[str, Tensor]) -> None:
 #: Two warm-up rounds' worth is not needed; two main rounds are, since much is reset or remembered between rounds.
 _STEPS: dict[type[Stage[Any]], tuple[Callable[..., tuple[Tensor, ...]], ...]] = {
     Synthesizer: (
-        _synthesise(0, warmup=True),
+        _synthesize(0, warmup=True),
         _distil,
-        _synthesise(1, warmup=False),
+        _synthesize(1, warmup=False),
         _distil,
-        _synthesise(2, warmup=False),
+        _synthesize(2, warmup=False),
         _distil,
-        _synthesise(3, warmup=False),
+        _synthesize(3, warmup=False),
     ),
     Augmenter: (_augment("one", prepare=True), _augment("two")),
     Filter: (_keep("one"), _keep("two")),

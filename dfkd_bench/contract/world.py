@@ -130,7 +130,7 @@ class World:
         )
 
     def batch(self, name: str) -> SyntheticBatch:
-        """Smooth coloured images; the teacher gives three of four their target class."""
+        """Smooth colored images; the teacher gives three of four their target class."""
         draws = stream(0, f"contract/{name}")
         _, height, width = self.card.image_shape
         coarse = torch.rand(BATCH, self.card.image_shape[0], 3, 3, generator=draws)

@@ -1,8 +1,8 @@
 """The cards of the built-in datasets. Imports no torch.
 
-Class names stand in the order of the labels. The normalisations are those that published teachers were trained with:
+Class names stand in the order of the labels. The normalizations are those that published teachers were trained with:
 CIFAR-10's deviation is the mean of the images' own (0.2023, ...), not the deviation over all pixels (0.2470, ...), and
-Tiny-ImageNet is normalised with 0.5, not with ImageNet's statistics.
+Tiny-ImageNet is normalized with 0.5, not with ImageNet's statistics.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ TINY_IMAGENET_WNIDS: tuple[str, ...] = tuple(wnid for wnid, _ in _TINY_IMAGENET)
 
 DIGITS = DatasetCard(
     name="digits",
-    summary="scikit-learn's handwritten digits, bundled: 16x16 grey, 1,438 training and 359 test images",
+    summary="scikit-learn's handwritten digits, bundled: 16x16 gray, 1,438 training and 359 test images",
     num_classes=10,
     class_names=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     image_shape=(1, 16, 16),
@@ -87,7 +87,7 @@ DIGITS = DatasetCard(
 
 CIFAR10 = DatasetCard(
     name="cifar10",
-    summary="CIFAR-10: 32x32 colour photographs, 50,000 training and 10,000 test images",
+    summary="CIFAR-10: 32x32 color photographs, 50,000 training and 10,000 test images",
     num_classes=10,
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     image_shape=(3, 32, 32),
@@ -98,7 +98,7 @@ CIFAR10 = DatasetCard(
 
 CIFAR100 = DatasetCard(
     name="cifar100",
-    summary="CIFAR-100: 32x32 colour photographs of 100 classes, 50,000 training and 10,000 test images",
+    summary="CIFAR-100: 32x32 color photographs of 100 classes, 50,000 training and 10,000 test images",
     num_classes=100,
     class_names=tuple(_CIFAR100_NAMES.split()),
     image_shape=(3, 32, 32),
@@ -109,7 +109,7 @@ CIFAR100 = DatasetCard(
 
 TINY_IMAGENET = DatasetCard(
     name="tiny_imagenet",
-    summary="Tiny-ImageNet: 64x64 colour photographs of 200 classes, 100,000 training and 10,000 test images",
+    summary="Tiny-ImageNet: 64x64 color photographs of 200 classes, 100,000 training and 10,000 test images",
     num_classes=200,
     class_names=tuple(name.strip() for _, name in _TINY_IMAGENET),
     image_shape=(3, 64, 64),

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 grey images that come with the package, for quick runs and tests.
+"""scikit-learn's handwritten digits: 1,797 gray images that come with the package, for quick runs and tests.
 
 The 8x8 images of levels 0 to 16 become 16x16 images of levels 0 to 255 by bilinear interpolation, computed in integers
 so that every machine gets the same bytes. The test split holds the third of every five images of a class, in
@@ -44,7 +44,7 @@ def _in_test(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _enlarge(levels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """[N, H, W] of 0..16 to [N, 2H, 2W] of 0..255: bilinear with half-pixel centres, edges repeated."""
+    """[N, H, W] of 0..16 to [N, 2H, 2W] of 0..255: bilinear with half-pixel centers, edges repeated."""
     for axis in (1, 2):
         levels = _double(levels, axis)
     # Each doubling multiplied by 4, so 256 is full white.

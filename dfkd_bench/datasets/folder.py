@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dfkd_bench.card import DatasetCard, TrainTransform
 from dfkd_bench.datasets.guard import check_open
 from dfkd_bench.datasets.parquet import (
-    GREY_MODES,
+    GRAY_MODES,
     check_labels,
     decode_into,
     missing_shards,
@@ -150,14 +150,14 @@ def _find(root: Path, split: str) -> _Source | None:
 def _shape(place: str, encoded: bytes) -> tuple[int, int, int]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return 1 if image.mode in GREY_MODES else 3, image.height, image.width
+            return 1 if image.mode in GRAY_MODES else 3, image.height, image.width
     except (OSError, Image.DecompressionBombError) as error:
         raise DfkdError(f"{place} cannot be decoded as an image ({error}): mend or replace it") from error
 
 
 def _card(root: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> DatasetCard:
     overrides = _overrides(root / "card.json")
-    # Some datasets of colour images begin with a grey one: three means say that all are to be colour.
+    # Some datasets of color images begin with a gray one: three means say that all are to be color.
     given = overrides.mean or overrides.std
     channels = len(given) if given is not None and len(given) in (1, 3) else shape[0]
     half = (0.5,) * channels

@@ -1,4 +1,4 @@
-"""Parquet files of labelled, encoded images: reading and decoding, with errors that name file and row."""
+"""Parquet files of labeled, encoded images: reading and decoding, with errors that name file and row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from dfkd_bench.errors import DfkdError
 
 __all__ = [
-    "GREY_MODES",
+    "GRAY_MODES",
     "SHARD",
     "check_labels",
     "decode_into",
@@ -29,8 +29,8 @@ __all__ = [
     "read_labels",
 ]
 
-GREY_MODES = frozenset({"1", "L", "LA"})
-"""PIL's modes of 8-bit images without colour."""
+GRAY_MODES = frozenset({"1", "L", "LA"})
+"""PIL's modes of 8-bit images without color."""
 
 SHARD = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet")
 """What the hub calls the files of a split."""
@@ -138,7 +138,7 @@ def check_labels(labels: NDArray[np.int64], num_classes: int, place: Callable[[i
 
 
 def decode_into(out: NDArray[np.uint8], encoded: Sequence[bytes], place: Callable[[int], str], expected: str) -> None:
-    """Decode encoded images into `out`, uint8 [N, C, H, W]; grey images become colour ones where C is 3.
+    """Decode encoded images into `out`, uint8 [N, C, H, W]; gray images become color ones where C is 3.
 
     Args:
         out: where the pixels go.
@@ -147,7 +147,7 @@ def decode_into(out: NDArray[np.uint8], encoded: Sequence[bytes], place: Callabl
         expected: says for an error what the size should be, such as "a.png is 8x8".
 
     Raises:
-        DfkdError: an image cannot be decoded, has another size, or is in colour where C is 1.
+        DfkdError: an image cannot be decoded, has another size, or is in color where C is 1.
     """
 
     def fill(start: int) -> None:
@@ -173,9 +173,9 @@ def _decode_image(encoded: bytes, shape: tuple[Any, ...], place: str, expected: 
         raise DfkdError(f"{place} is {size[0]}x{size[1]} but {expected}: all images must have one size")
     if mode.startswith(("I", "F")):
         raise DfkdError(f"{place} has more than 8 bits a channel (mode {mode}): convert it to 8 bits")
-    if channels == 1 and mode not in GREY_MODES:
+    if channels == 1 and mode not in GRAY_MODES:
         raise DfkdError(
-            f"{place} is in colour (mode {mode}) in a dataset of grey images: make all images grey, "
-            "or all of them colour by three values of mean in card.json"
+            f"{place} is in color (mode {mode}) in a dataset of gray images: make all images gray, "
+            "or all of them color by three values of mean in card.json"
         )
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)

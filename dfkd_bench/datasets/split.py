@@ -20,7 +20,7 @@ __all__ = ["Split", "check_split_name", "keep", "recall"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8 [N, C, H, W].

@@ -1,6 +1,6 @@
-"""LeNet-5 with ReLU and max-pooling, and the network of half its width, for grey images of 32 pixels or more.
+"""LeNet-5 with ReLU and max-pooling, and the network of half its width, for gray images of 32 pixels or more.
 
-They have no batch normalisation, so a method that matches a teacher's BN statistics cannot use them as teachers.
+They have no batch normalization, so a method that matches a teacher's BN statistics cannot use them as teachers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class LeNet(nn.Module):
     Args:
         widths: channels of the three convolutions and of the first linear layer.
         num_classes: length of the logits.
-        in_channels: channels of the images (1 for grey ones, or 3).
+        in_channels: channels of the images (1 for gray ones, or 3).
     """
 
     #: Modules whose outputs are the spatial feature maps of the three convolutions, after ReLU and before pooling.
@@ -36,7 +36,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(widths[3], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = F.max_pool2d(self.relu1(self.conv1(x)), 2)
         x = F.max_pool2d(self.relu2(self.conv2(x)), 2)
         x = self.relu3(self.conv3(x))
@@ -46,10 +46,10 @@ class LeNet(nn.Module):
 
 
 def lenet5(num_classes: int, in_channels: int = 1) -> LeNet:
-    """LeNet-5: 61,706 parameters for 10 classes of grey images."""
+    """LeNet-5: 61,706 parameters for 10 classes of gray images."""
     return LeNet((6, 16, 120, 84), num_classes, in_channels)
 
 
 def lenet5_half(num_classes: int, in_channels: int = 1) -> LeNet:
-    """LeNet-5 of half the width: 15,738 parameters for 10 classes of grey images."""
+    """LeNet-5 of half the width: 15,738 parameters for 10 classes of gray images."""
     return LeNet((3, 8, 60, 42), num_classes, in_channels)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 __all__ = ["MobileNetV2", "MobileNetV2Half", "mobilenetv2", "mobilenetv2_half"]
 
 
-def _initialise(model: nn.Module) -> None:
+def _initialize(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -52,7 +52,7 @@ class MobileNetV2(nn.Module):
 
     Args:
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: The last block at each resolution; the last one is followed by the 1x1 convolution to 1280 channels.
@@ -77,10 +77,10 @@ class MobileNetV2(nn.Module):
                 width = out_channels
         self.features = nn.Sequential(*layers, _conv_bn_relu6(width, 1280, 1))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, num_classes))
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = self.features(x)
         logits: Tensor = self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits
@@ -114,7 +114,7 @@ class MobileNetV2Half(nn.Module):
 
     Args:
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: The last stage of blocks at each resolution; the last one is followed by the 1x1 convolution to 1280 channels.
@@ -141,10 +141,10 @@ class MobileNetV2Half(nn.Module):
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(nn.Conv2d(width, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU())
         self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = self.conv2(self.blocks(self.conv1(x)))
         logits: Tensor = self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits

@@ -62,7 +62,7 @@ class ResNet(nn.Module):
         block: the residual block; its `expansion` is the ratio of its output's width to its own.
         blocks: how many of them each stage has.
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the spatial feature maps of stages 1 to 4, after the last ReLU of each.
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(512 * block.expansion, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))

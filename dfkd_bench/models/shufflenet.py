@@ -74,7 +74,7 @@ class ShuffleNetV2(nn.Module):
 
     Args:
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the maps of stages 1 to 3; a 1x1 convolution to 1024 channels follows the last one.
@@ -92,7 +92,7 @@ class ShuffleNetV2(nn.Module):
         self.linear = nn.Linear(1024, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = F.relu(self.bn2(self.conv2(x)))

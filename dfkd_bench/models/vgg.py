@@ -1,4 +1,4 @@
-"""VGG networks with batch normalisation for small images (Simonyan & Zisserman, arXiv 1409.1556).
+"""VGG networks with batch normalization for small images (Simonyan & Zisserman, arXiv 1409.1556).
 
 Parameter names follow the checkpoints that the field publishes (``block2.3.weight``, ``classifier.weight``), so that
 those load unchanged. The last ReLU of each block stands outside it, as ``relu0`` to ``relu4``.
@@ -32,7 +32,7 @@ class VGG(nn.Module):
     Args:
         convs: how many convolutions each block has.
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the spatial feature maps of blocks 0 to 4, after ReLU and before pooling.
@@ -60,7 +60,7 @@ class VGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         height = x.shape[2]
         x = F.max_pool2d(self.relu0(self.block0(x)), 2)
         x = F.max_pool2d(self.relu1(self.block1(x)), 2)

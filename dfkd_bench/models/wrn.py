@@ -57,7 +57,7 @@ class WideResNet(nn.Module):
         depth: 6n + 4.
         width: the widening factor k; the penultimate feature has 64k channels.
         num_classes: length of the logits.
-        in_channels: channels of the images (3, or 1 for grey ones).
+        in_channels: channels of the images (3, or 1 for gray ones).
     """
 
     #: Modules whose outputs are the spatial feature maps of stages 1 to 3, before the last BN and ReLU.
@@ -81,7 +81,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of normalised images [N, C, H, W]."""
+        """Logits [N, K] of normalized images [N, C, H, W]."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         pooled = torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn1(x)), 1), 1)
         logits: Tensor = self.fc(pooled)

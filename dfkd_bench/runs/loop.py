@@ -29,7 +29,7 @@ from dfkd_bench.runs.segments import Segment, segments
 from dfkd_bench.runs.stage_set import Emit, StageSet
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.ledger import CostLedger
-from dfkd_bench.stages.network import Network, Normalisation, frozen
+from dfkd_bench.stages.network import Network, Normalization, frozen
 from dfkd_bench.stages.seeds import global_state, global_stream, set_global_state, stream, stream_seed
 from dfkd_bench.teachers.answers import teacher_answers
 from dfkd_bench.teachers.store import Teacher
@@ -82,7 +82,7 @@ class Run:
             emit=self._emit,
         )
 
-    def _network(self, body: nn.Module, card: Normalisation) -> Network:
+    def _network(self, body: nn.Module, card: Normalization) -> Network:
         return Network(body, card, self._execution.precision).placed(self._execution.device)
 
     def to_the_end(self, checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dfkd_bench.files import replacing
-from dfkd_bench.stages.bank import ImageBank, SyntheticBatch, quantise
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch, quantize
 
 __all__ = ["Gallery"]
 
@@ -28,7 +28,7 @@ class Gallery:
 
     def saw(self, batch: SyntheticBatch) -> None:
         """A round was synthesized. Spread over the batch, since many synthesizers sort theirs by class."""
-        images = quantise(_spread(batch.images, 2 * _COLUMNS)).cpu()
+        images = quantize(_spread(batch.images, 2 * _COLUMNS)).cpu()
         self._parts.setdefault("first", images)
         self._parts["last"] = images
 
@@ -37,8 +37,8 @@ class Gallery:
         if "variants" in self._parts or augmented.source is None:
             return
         index = _spread(torch.arange(len(augmented), device=keep.device), _COLUMNS)
-        self._parts["variants"] = quantise(augmented.images[index]).cpu()
-        self._parts["sources"] = quantise(source.images[augmented.source[index]]).cpu()
+        self._parts["variants"] = quantize(augmented.images[index]).cpu()
+        self._parts["sources"] = quantize(source.images[augmented.source[index]]).cpu()
         self._parts["kept"] = keep[index].cpu()
 
     def write(self, path: Path, bank: ImageBank, title: str) -> str | None:

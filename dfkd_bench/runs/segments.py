@@ -15,7 +15,7 @@ class Segment:
     """What is done between two possible checkpoints.
 
     Attributes:
-        kind: `warmup` (one round that fills the bank), `augment` (of all that the warm-up left) or `distil` (a part of
+        kind: `warmup` (one round that fills the bank), `augment` (of all that the warm-up left) or `distill` (a part of
             an epoch: a round, if the schedule has any in its epochs, and its student steps).
         images: a warm-up segment is done again until the bank has so many; None: once.
         epoch: counts from 0.
@@ -23,7 +23,7 @@ class Segment:
         ends_epoch: the learning rate moves and the test is read after it.
     """
 
-    kind: Literal["warmup", "augment", "distil"]
+    kind: Literal["warmup", "augment", "distill"]
     images: int | None = None
     epoch: int = 0
     steps: int = 0
@@ -43,5 +43,5 @@ def segments(schedule: Schedule) -> list[Segment]:
     for epoch in range(schedule.epochs):
         for part in range(parts):
             last = part == parts - 1
-            plan.append(Segment("distil", epoch=epoch, steps=share + (rest if last else 0), ends_epoch=last))
+            plan.append(Segment("distill", epoch=epoch, steps=share + (rest if last else 0), ends_epoch=last))
     return plan

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ImageBank", "SyntheticBatch", "quantise"]
+__all__ = ["ImageBank", "SyntheticBatch", "quantize"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SyntheticBatch:
                 raise ValueError(f"sources are not in 0..{sourced - 1}")
 
 
-def quantise(images: Tensor) -> Tensor:
+def quantize(images: Tensor) -> Tensor:
     """Images in [0, 1] as uint8, truncated as in the field's released pools: floor(255 x)."""
     return (images.clamp(0, 1) * 255).to(torch.uint8)
 
@@ -116,7 +116,7 @@ class ImageBank:
 
     def add(self, batch: SyntheticBatch) -> None:
         """Keep a batch; past the capacity it overwrites the oldest images, wrapping around."""
-        images, targets = quantise(batch.images.detach()), batch.targets
+        images, targets = quantize(batch.images.detach()), batch.targets
         if self.capacity is not None and len(images) > self.capacity:
             images, targets = images[-self.capacity :], targets[-self.capacity :]
         wanted = self._count + len(images)

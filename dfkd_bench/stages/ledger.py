@@ -28,7 +28,7 @@ class PhaseCost(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seconds: float = Field(0.0, description="wall time, the device synchronised at both ends")
+    seconds: float = Field(0.0, description="wall time, the device synchronized at both ends")
     images: int = Field(0, description="images that the phase put out or looked at")
     forward: dict[str, int] = Field(default_factory=dict, description="images forward, by network")
     backward: dict[str, int] = Field(default_factory=dict, description="images backward, by network")
@@ -54,14 +54,14 @@ class CostLedger:
             raise RuntimeError(f"phase '{name}' inside phase '{self._open}'")
         cost = self.phases.setdefault(name, PhaseCost())
         self._open = name
-        self._synchronise()
+        self._synchronize()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         start = time.perf_counter()
         try:
             yield cost
         finally:
-            self._synchronise()
+            self._synchronize()
             cost.seconds += time.perf_counter() - start
             for other, seconds in self._asides:
                 cost.seconds -= (took := seconds())
@@ -74,7 +74,7 @@ class CostLedger:
     def aside(self, name: str) -> Iterator[PhaseCost]:
         """Inside an open phase: what is inside is booked to `name` instead, but for memory.
 
-        The device is not synchronised for it: it takes its own times, which are read when the phase ends.
+        The device is not synchronized for it: it takes its own times, which are read when the phase ends.
         """
         if self._open is None:
             raise RuntimeError(f"'{name}' aside of no phase")
@@ -144,7 +144,7 @@ class CostLedger:
         passes[role] = passes.get(role, 0) + count
         cost.flops += flops
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

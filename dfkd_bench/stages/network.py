@@ -42,8 +42,8 @@ class Observation:
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Normalisation(Protocol):
-    """What says how images are normalised: per channel, in [0, 1]."""
+class Normalization(Protocol):
+    """What says how images are normalized: per channel, in [0, 1]."""
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -55,11 +55,11 @@ class Normalisation(Protocol):
 
 
 class Network(nn.Module):
-    """Any classifier behind one door: normalisation, precision and hooks are its business, never a stage's.
+    """Any classifier behind one door: normalization, precision and hooks are its business, never a stage's.
 
     Args:
-        body: any nn.Module with normalised images [N, C, H, W] -> logits [N, K]; it is not changed.
-        card: whose mean and standard deviation normalise the images: the dataset's card, or the teacher's own.
+        body: any nn.Module with normalized images [N, C, H, W] -> logits [N, K]; it is not changed.
+        card: whose mean and standard deviation normalize the images: the dataset's card, or the teacher's own.
         precision: `torch.bfloat16` runs the body under autocast; outputs are float32 in any case.
 
     Raises:
@@ -69,7 +69,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, card: Normalisation, precision: Precision = torch.float32) -> None:
+    def __init__(self, body: nn.Module, card: Normalization, precision: Precision = torch.float32) -> None:
         super().__init__()
         self.body = body
         self.precision = precision
@@ -105,15 +105,15 @@ class Network(nn.Module):
         """Names of the modules whose outputs are the spatial maps of the stages; empty if the body names none."""
         return tuple(getattr(self.body, "stages", ())) if isinstance(getattr(self.body, "stages", ()), tuple) else ()
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the body takes them."""
-        normalised = (images - self.mean) / self.std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        normalized = (images - self.mean) / self.std
+        return normalized.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, K], of images [N, C, H, W] in [0, 1]."""
         with autocast(images.device, self.precision):
-            logits: Tensor = self.body(self.normalise(images))
+            logits: Tensor = self.body(self.normalize(images))
         return logits.float()
 
     def observe(

@@ -29,6 +29,7 @@ class ClassicOptions(StageOptions):
 
     variants: int = Field(1, ge=1, description="further images of each image")
     smallest_area: float = Field(0.5, gt=0, le=1, description="least part of the image's area that a crop keeps")
+    # British, since the hashes of runs hold the name.
     colour: float = Field(0.2, ge=0, description="largest relative change of brightness and contrast")
 
 

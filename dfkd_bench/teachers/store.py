@@ -25,7 +25,7 @@ from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Environment
 from dfkd_bench.spec import TeacherRef, content_hash
-from dfkd_bench.stages.network import Network, Normalisation
+from dfkd_bench.stages.network import Network, Normalization
 from dfkd_bench.stages.seeds import global_stream, stream_seed
 from dfkd_bench.teachers.training import fit_to_data
 from dfkd_bench.teachers.weights import Source, find_weights, fit, read_weights, save_weights, weights_hash
@@ -131,7 +131,7 @@ class TeacherStore:
         folder = self.path / _slug(dataset, model, weights_hash(body.state_dict())[:16])
         if not (folder / "card.json").exists():
             writable_folder(folder, "teacher's")
-            self._keep(folder, body, data, model, recipe=None, source=source.name, norm=source.normalisation)
+            self._keep(folder, body, data, model, recipe=None, source=source.name, norm=source.normalization)
         return self._load(folder)
 
     def check_file(self, file: Path | str, model: str, dataset: str) -> str:
@@ -147,9 +147,9 @@ class TeacherStore:
         data = open_dataset(dataset, self.registry, self.execution.data_root)
         body = build_model(model, data.card, self.registry)
         fit(body, source.state, model, str(file))
-        if source.normalisation and len(source.normalisation.mean) != data.card.image_shape[0]:
+        if source.normalization and len(source.normalization.mean) != data.card.image_shape[0]:
             raise DfkdError(
-                f"{file} normalises {len(source.normalisation.mean)} channels, {dataset} has another number"
+                f"{file} normalizes {len(source.normalization.mean)} channels, {dataset} has another number"
             )
         return body, data, source
 
@@ -179,7 +179,7 @@ class TeacherStore:
             )
         return Teacher(card, body.eval().to(self.execution.device), folder)
 
-    def _network(self, body: nn.Module, card: Normalisation) -> Network:
+    def _network(self, body: nn.Module, card: Normalization) -> Network:
         return Network(body, card, self.execution.precision).placed(self.execution.device)
 
     def _evaluator(self, data: Dataset) -> Evaluator:
@@ -220,7 +220,7 @@ class TeacherStore:
         *,
         recipe: TeacherRecipe | None,
         source: str,
-        norm: Normalisation | None = None,
+        norm: Normalization | None = None,
         train: Split | None = None,
         seconds: float | None = None,
     ) -> None:

@@ -27,11 +27,11 @@ class _Norm(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Weights, what they are called, and the normalisation that they say they need."""
+    """Weights, what they are called, and the normalization that they say they need."""
 
     state: dict[str, Tensor]
     name: str
-    normalisation: _Norm | None = None
+    normalization: _Norm | None = None
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

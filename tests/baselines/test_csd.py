@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dfkd_baselines.csd import (
     AuxiliaryHead,
     CsdOptions,
-    CustomisedInversion,
+    CustomizedInversion,
     auxiliary_loss,
 )
 from dfkd_bench.blocks.rotation import quarter_turns
@@ -20,9 +20,9 @@ from dfkd_bench.stages.base import Round
 WARMUP, MAIN = Round(0, warmup=True), Round(1, warmup=False)
 
 
-def synthesizer(context=None, **options) -> CustomisedInversion:
+def synthesizer(context=None, **options) -> CustomizedInversion:
     small = {"batch_size": 6, "warmup_batch_size": 4, "latent_dim": 5, "steps": 3, "warmup_steps": 2}
-    return CustomisedInversion(CsdOptions(**{**small, **options}), context or make_context())
+    return CustomizedInversion(CsdOptions(**{**small, **options}), context or make_context())
 
 
 def some_batch(count: int = 5, seed: int = 7) -> SyntheticBatch:
@@ -57,9 +57,9 @@ def test_the_auxiliary_label_is_four_times_the_class_plus_the_turn():
     assert loss.item() == pytest.approx(math.log(2))
 
 
-def head_of_best_direction(sign: float, *, normalise: bool) -> AuxiliaryHead:
+def head_of_best_direction(sign: float, *, normalize: bool) -> AuxiliaryHead:
     """Ten classes; whatever comes in, its logits point the surest way to label 0, or the surest way from it."""
-    head = AuxiliaryHead(4, 10, normalise)
+    head = AuxiliaryHead(4, 10, normalize)
     with torch.no_grad():
         head.layers[2].weight.zero_()
         head.layers[2].bias.fill_(-1000.0 * sign / 40)
@@ -70,13 +70,13 @@ def head_of_best_direction(sign: float, *, normalise: bool) -> AuxiliaryHead:
 @pytest.mark.parametrize(("sign", "bound"), [(1.0, 2.719), (-1.0, 4.686)])
 def test_unit_logits_bound_the_auxiliary_loss(sign, bound):
     # a^2 + 39 b^2 = 1 with a = -39 b: ln(1 + 39 exp(-+ sqrt(40 / 39))) = 2.719 and 4.686.
-    head = head_of_best_direction(sign, normalise=True)
+    head = head_of_best_direction(sign, normalize=True)
     loss = F.cross_entropy(head(torch.rand(3, 4)), torch.zeros(3, dtype=torch.int64))
     assert loss.item() == pytest.approx(bound, abs=5e-4)
 
 
 def test_no_features_lead_beyond_the_bounds():
-    head = AuxiliaryHead(4, 10, normalise=True)
+    head = AuxiliaryHead(4, 10, normalize=True)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(0.0, 100.0, generator=torch.Generator().manual_seed(0))
@@ -87,7 +87,7 @@ def test_no_features_lead_beyond_the_bounds():
 
 @pytest.mark.parametrize(("sign", "loss"), [(1.0, 0.0), (-1.0, 1000.0 + math.log(39))])
 def test_without_unit_length_the_auxiliary_loss_has_no_bounds(sign, loss):
-    head = head_of_best_direction(sign, normalise=False)
+    head = head_of_best_direction(sign, normalize=False)
     found = F.cross_entropy(head(torch.rand(3, 4)), torch.zeros(3, dtype=torch.int64))
     assert found.item() == pytest.approx(loss, rel=1e-4)
 
@@ -96,8 +96,8 @@ def test_the_head_has_two_linear_layers_and_four_labels_a_class():
     made = synthesizer()
     shapes = [tuple(parameter.shape) for parameter in made.head.parameters()]
     assert shapes == [(5, 5), (5,), (12, 5), (12,)]
-    assert made.head.normalise is True
-    assert synthesizer(normalise_head=False).head.normalise is False
+    assert made.head.normalize is True
+    assert synthesizer(normalise_head=False).head.normalize is False
 
 
 def test_the_head_is_drawn_anew_after_a_round_with_its_momentum():
@@ -205,8 +205,8 @@ def test_without_its_weight_the_head_is_not_taught():
     assert all(torch.equal(value, before[name]) for name, value in made.head.state_dict().items())
 
 
-def told(made: CustomisedInversion, *, customised: bool) -> float:
-    return made._loss(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), customised=customised).item()
+def told(made: CustomizedInversion, *, customized: bool) -> float:
+    return made._loss(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), customized=customized).item()
 
 
 def fixed_context():
@@ -227,16 +227,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_with_the_auxiliary_one_subtra
         made.head.layers[2].bias.zero_()[0] = 1.0
     # Unit logits on label 0, which is right once in eight (class 0, no turn).
     told_apart = math.log(math.e + 7) - 1 / 8
-    assert told(made, customised=True) == pytest.approx(2 * 6 + 4 * PLAIN - 8 * told_apart, rel=1e-5)
-    assert told(made, customised=False) == pytest.approx(2 * 6 + 4 * PLAIN, rel=1e-5)
+    assert told(made, customized=True) == pytest.approx(2 * 6 + 4 * PLAIN - 8 * told_apart, rel=1e-5)
+    assert told(made, customized=False) == pytest.approx(2 * 6 + 4 * PLAIN, rel=1e-5)
 
 
 def test_without_the_auxiliary_term_the_adversary_is_the_unmasked_divergence():
     made = synthesizer(fixed_context(), bn=2.0, oh=4.0, csd=0.0, adv=8.0)
     object.__setattr__(made.context, "student", Fixed(AGREEMENT["student"]))
     both = (AGREEMENT["agreed"] + AGREEMENT["opposed"]) / 2
-    assert told(made, customised=True) == pytest.approx(2 * 6 + 4 * PLAIN - 8 * both, rel=1e-5)
-    assert told(made, customised=False) == pytest.approx(2 * 6 + 4 * PLAIN, rel=1e-5)
+    assert told(made, customized=True) == pytest.approx(2 * 6 + 4 * PLAIN - 8 * both, rel=1e-5)
+    assert told(made, customized=False) == pytest.approx(2 * 6 + 4 * PLAIN, rel=1e-5)
 
 
 def test_the_adversary_has_no_say_beside_the_auxiliary_term():
@@ -245,7 +245,7 @@ def test_the_adversary_has_no_say_beside_the_auxiliary_term():
     with torch.no_grad():
         made.head.layers[2].weight.zero_()
         made.head.layers[2].bias.zero_()
-    assert told(made, customised=True) == pytest.approx(2 * 6 + 4 * PLAIN - math.log(8), rel=1e-5)
+    assert told(made, customized=True) == pytest.approx(2 * 6 + 4 * PLAIN - math.log(8), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"csd": 0.0, "adv": 1.0}])
@@ -281,7 +281,7 @@ def test_the_iterate_with_the_lowest_loss_is_kept(monkeypatch):
     made = synthesizer(steps=3)
     seen, losses = [], iter([3.0, 1.0, 2.0])
 
-    def scripted(images, targets, *, customised):
+    def scripted(images, targets, *, customized):
         seen.append(images.detach().clone())
         return (images - images.detach()).sum() + next(losses)
 

@@ -9,7 +9,7 @@ from torch import nn
 from dfkd_baselines.csd import (
     CsdDistiller,
     CsdDistillerOptions,
-    CustomisedInversion,
+    CustomizedInversion,
     _align_head,
 )
 from dfkd_bench.stages.bank import SyntheticBatch
@@ -116,8 +116,8 @@ def test_a_distiller_goes_on_from_its_state():
 
 
 def test_what_the_two_stages_require():
-    assert CustomisedInversion.requires == {"batchnorm"}
+    assert CustomizedInversion.requires == {"batchnorm"}
     options = CsdDistiller.Options
     assert CsdDistiller.requires_with(options()) == {"stages", "targets"}
     assert CsdDistiller.requires_with(options(target_weight=0)) == {"stages"}
-    assert CustomisedInversion.prior == CsdDistiller.prior == "none"
+    assert CustomizedInversion.prior == CsdDistiller.prior == "none"

@@ -165,7 +165,7 @@ def test_images_keep_the_contract_and_targets_are_sorted(options):
     assert not batch.images.requires_grad
 
 
-def test_it_works_on_a_network_with_two_batchnorm_layers_and_grey_images():
+def test_it_works_on_a_network_with_two_batchnorm_layers_and_gray_images():
     card = make_card(channels=1, side=16)
     nets = make_convnet(card, seed=1), make_convnet(card, seed=2)
     made = DeepInversion(DeepInversionOptions(batch_size=4, steps=3), make_context(card, *nets))

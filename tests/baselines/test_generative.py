@@ -167,7 +167,7 @@ def test_the_sample_mode_is_the_generators_mode_when_the_student_is_fed(mode, tr
     kept = made.generator.conv_blocks[0].running_mean.clone()
     made.sample(4)
     assert made.generator.training is training
-    # In training mode the batch itself is what is normalised with, and the running mean moves.
+    # In training mode the batch itself is what is normalized with, and the running mean moves.
     assert torch.equal(made.generator.conv_blocks[0].running_mean, kept) is not training
     made.synthesize(ROUND)
     assert made.generator.training

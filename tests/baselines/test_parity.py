@@ -26,7 +26,7 @@ from torch.nn import functional as F
 import dfkd_baselines.deepinversion
 import dfkd_baselines.nayer
 from dfkd_baselines.cmi import ContrastiveInversion
-from dfkd_baselines.csd import CustomisedInversion
+from dfkd_baselines.csd import CustomizedInversion
 from dfkd_baselines.deepinversion import DeepInversion
 from dfkd_baselines.fast import FastInversion
 from dfkd_baselines.generative import Generative
@@ -167,20 +167,20 @@ def auxiliary(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:
 
 def test_b15_the_auxiliary_heads_logits_have_unit_length():
     context = make_context(STILL, TEACHER, STUDENT)
-    made = CustomisedInversion(with_parity("B15", bn=0.0, oh=0.0, latent_dim=4), context)
+    made = CustomizedInversion(with_parity("B15", bn=0.0, oh=0.0, latent_dim=4), context)
     with torch.no_grad():
         for parameter in made.head.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(1))
     features, targets = torch.randn(8, 3, generator=torch.Generator().manual_seed(2)), torch.tensor([2, 0])
     object.__setattr__(context, "student", Fixed(torch.zeros(8, 3), features=features))
-    found = made._loss(torch.rand(2, 3, 8, 8), targets, customised=True)
+    found = made._loss(torch.rand(2, 3, 8, 8), targets, customized=True)
     assert found.item() == pytest.approx(-10 * auxiliary(made.head, features, targets).item(), rel=1e-5)
 
 
 def test_b16_the_auxiliary_heads_momentum_survives_its_new_weights():
     student = make_convnet(STILL, 2)
     small = {"batch_size": 3, "steps": 1, "latent_dim": 4}
-    made = CustomisedInversion(with_parity("B16", **small), make_context(STILL, TEACHER, student))
+    made = CustomizedInversion(with_parity("B16", **small), make_context(STILL, TEACHER, student))
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     batch = SyntheticBatch(images, torch.tensor([0, 2, 1]))
     with torch.no_grad():

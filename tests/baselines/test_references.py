@@ -35,11 +35,11 @@ def guesses(context, images):
 # --- images of one kind as images of another -------------------------------------------------------------------------
 
 
-def test_colour_becomes_grey_by_the_mean_and_grey_becomes_colour_by_repetition():
-    colour = torch.tensor([0.1, 0.2, 0.6]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    grey = to_card(colour, make_card(1, 4))
-    assert grey.shape == (1, 1, 4, 4)
-    torch.testing.assert_close(grey, torch.full((1, 1, 4, 4), 0.3))
+def test_color_becomes_gray_by_the_mean_and_gray_becomes_color_by_repetition():
+    color = torch.tensor([0.1, 0.2, 0.6]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    gray = to_card(color, make_card(1, 4))
+    assert gray.shape == (1, 1, 4, 4)
+    torch.testing.assert_close(gray, torch.full((1, 1, 4, 4), 0.3))
     picture = torch.rand(2, 1, 4, 4, generator=stream())
     assert torch.equal(to_card(picture, make_card(3, 4)), torch.cat([picture] * 3, dim=1))
 
@@ -50,7 +50,7 @@ def test_images_that_fit_are_left_as_they_are():
 
 
 def test_shrinking_weighs_the_pixels_by_their_distance():
-    # Half as large: a pixel at distance d of the centre, in pixels, weighs 1 - d / 2; here 3/4, 3/4 and 1/4.
+    # Half as large: a pixel at distance d of the center, in pixels, weighs 1 - d / 2; here 3/4, 3/4 and 1/4.
     images = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 4, 4)
     found = to_card(images, make_card(1, 2))
     torch.testing.assert_close(found, torch.tensor([1 / 7, 6 / 7]).expand(1, 1, 2, 2))
@@ -78,15 +78,15 @@ def test_crops_of_one_image_have_the_cards_shape_and_the_teachers_guesses(channe
 
 
 @pytest.mark.parametrize("picture", ["china.jpg", "flower.jpg"])
-def test_crops_of_the_whole_image_are_the_image_in_its_colours(picture):
+def test_crops_of_the_whole_image_are_the_image_in_its_colors(picture):
     card = make_card(3, 8)
     made = OneImage(OneImageOptions(batch_size=30, smallest_area=1.0, picture=picture), make_context(card))
     images = made.synthesize(ROUND).images
-    # The picture's own mean colours, to within what ratio and resampling change.
+    # The picture's own mean colors, to within what ratio and resampling change.
     from sklearn.datasets import load_sample_image
 
-    colours = torch.from_numpy(load_sample_image(picture).copy()).float().mean(dim=(0, 1)) / 255
-    torch.testing.assert_close(images.mean(dim=(0, 2, 3)), colours, atol=0.05, rtol=0)
+    colors = torch.from_numpy(load_sample_image(picture).copy()).float().mean(dim=(0, 1)) / 255
+    torch.testing.assert_close(images.mean(dim=(0, 2, 3)), colors, atol=0.05, rtol=0)
 
 
 def test_the_other_picture_gives_other_images():
@@ -154,7 +154,7 @@ def test_samples_of_the_real_data_are_images_with_their_own_labels():
 
 def test_samples_of_the_real_data_go_through_the_cards_transform():
     batch = real_data(transform=TrainTransform(padding=1)).sample(50)
-    # Cropped back from a black border of one: the centre stays, some of the corners are black.
+    # Cropped back from a black border of one: the center stays, some of the corners are black.
     value = torch.tensor([60, 110, 10])[batch.targets] / 255
     torch.testing.assert_close(batch.images[:, 0, 1:3, 1:3], value[:, None, None].expand(-1, 2, 2))
     corner = batch.images[:, 0, 0, 0]

@@ -50,7 +50,7 @@ def test_the_gradient_is_the_closed_form_of_the_mean_term():
     assert inputs.grad[:, 1].flatten().tolist() == pytest.approx([0.8 / 4] * 4)
 
 
-def test_statistics_are_of_the_input_of_the_layer_under_the_cards_normalisation():
+def test_statistics_are_of_the_input_of_the_layer_under_the_cards_normalization():
     card = make_card()
     teacher = make_pencil(card, seed=3)
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))

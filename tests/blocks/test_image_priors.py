@@ -24,7 +24,7 @@ def test_l2_total_variation_is_the_sum_of_four_norms_over_the_batch():
     assert float(total_variation(torch.cat((IMAGE, IMAGE)), "l2_norm")) == pytest.approx(math.sqrt(2) * value)
 
 
-def test_only_neighbours_count_in_images_that_are_not_square():
+def test_only_neighbors_count_in_images_that_are_not_square():
     # 0 1 2 / 3 4 5: right differs by 1 four times, down by 3 three times, falling by 4 twice, rising by 2 twice.
     image = torch.arange(6.0).view(1, 1, 2, 3)
     assert float(total_variation(image)) == pytest.approx(1 + 3 + 4 + 2)

@@ -91,7 +91,7 @@ def test_released_js_has_the_mixture_first_softens_by_three_and_averages_over_th
     assert float(released_js(logits_of(p), logits_of(q), tau=1.0)) == pytest.approx(value, rel=1e-5)
 
 
-def test_released_js_clamps_after_mixing_and_does_not_renormalise():
+def test_released_js_clamps_after_mixing_and_does_not_renormalize():
     p, q = (0.002, 0.998), (0.1, 0.9)
     # The mixture is (0.051, 0.949); clamped first it would be (0.055, 0.945).
     m, p_clamped = (0.051, 0.949), (0.01, 0.99)

@@ -44,7 +44,7 @@ def test_the_order_of_the_labels():
     assert names["n12267677"] == "acorn"
 
 
-def test_normalisation_and_transform():
+def test_normalization_and_transform():
     assert CIFAR10.std == (0.2023, 0.1994, 0.2010)
     assert CIFAR100.mean == (0.5071, 0.4867, 0.4408)
     assert TINY_IMAGENET.mean == TINY_IMAGENET.std == (0.5, 0.5, 0.5)

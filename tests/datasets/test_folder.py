@@ -63,20 +63,20 @@ def test_a_test_split_may_lack_a_class_and_keeps_the_labels(root):
     assert load("test", None).labels.tolist() == [1, 2]
 
 
-def test_grey_images(root):
+def test_gray_images(root):
     card, load = open_folder(image_folders(root, shape=(16, 24)))
     assert card.image_shape == (1, 16, 24)
     assert card.mean == (0.5,)
     assert torch.equal(load("test", None).images[0, 0], torch.from_numpy(picture(100, (16, 24))))
 
 
-def test_a_colour_image_among_grey_ones(root):
+def test_a_color_image_among_gray_ones(root):
     image_folders(root, shape=(16, 24))
     odd = save(root / "train" / "bee" / "1.png", picture(3))
     _, load = open_folder(root)
     refused(
-        f"{odd} is in colour (mode RGB) in a dataset of grey images: make all images grey, "
-        "or all of them colour by three values of mean in card.json",
+        f"{odd} is in color (mode RGB) in a dataset of gray images: make all images gray, "
+        "or all of them color by three values of mean in card.json",
         lambda: load("train", None),
     )
     (root / "card.json").write_text('{"mean": [0.4, 0.5, 0.6]}')

@@ -42,14 +42,14 @@ def test_cifar100_reads_fine_labels(tmp_path):
     assert hub.load_cifar100("test", tmp_path).labels.tolist() == [99, 0, 5, 7]
 
 
-def test_tiny_imagenet_reads_valid_and_makes_grey_images_colour(tmp_path):
+def test_tiny_imagenet_reads_valid_and_makes_gray_images_color(tmp_path):
     images = list(pixels(3, size=64))
-    grey = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
-    encoded = [png(one) for one in [*images, grey]]
+    gray = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    encoded = [png(one) for one in [*images, gray]]
     write(tmp_path / "tiny_imagenet" / "valid-00000-of-00001.parquet", encoded, [0, 1, 2, 199], image="image")
     split = hub.load_tiny_imagenet("test", tmp_path)
     assert split.images.shape == (4, 3, 64, 64)
-    assert torch.equal(split.images[3], torch.from_numpy(grey).expand(3, 64, 64))
+    assert torch.equal(split.images[3], torch.from_numpy(gray).expand(3, 64, 64))
 
 
 def test_many_images_keep_their_order(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from dfkd_bench.blocks.rotation import quarter_turns
 from dfkd_dda.distiller import DdaDistiller, DdaOptions
 
 
-def test_images_are_turned_against_the_clock_image_by_image_and_labelled_by_their_turns():
+def test_images_are_turned_against_the_clock_image_by_image_and_labeled_by_their_turns():
     first = [[1, 2], [3, 4]], [[2, 4], [1, 3]], [[4, 3], [2, 1]], [[3, 1], [4, 2]]
     images = torch.tensor([[[[1, 2], [3, 4]]], [[[5, 6], [7, 8]]]])
     turned, labels = quarter_turns(images)

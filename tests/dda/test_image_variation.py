@@ -126,10 +126,10 @@ def test_the_encoder_sees_the_image_at_its_own_size_under_clips_statistics(folde
         assert image.std(dim=(1, 2)).tolist() == pytest.approx([0.0] * 3, abs=1e-4)
 
 
-def test_grey_variants_are_the_mean_of_the_three_colours(folder):
+def test_gray_variants_are_the_mean_of_the_three_colors(folder):
     made = make(folder, channels=1, side=16)
-    colours = torch.zeros(1, 3, 16, 16)
-    colours[:, 0], colours[:, 1], colours[:, 2] = 0.9, 0.3, 0.0
+    colors = torch.zeros(1, 3, 16, 16)
+    colors[:, 0], colors[:, 1], colors[:, 2] = 0.9, 0.3, 0.0
 
     class Pipeline:
         image_encoder = made.pipeline.image_encoder
@@ -137,7 +137,7 @@ def test_grey_variants_are_the_mean_of_the_three_colours(folder):
         def __call__(self, **asked: Any) -> Any:
             assert (asked["num_inference_steps"], asked["guidance_scale"]) == (2, 3.0)
             assert asked["generator"] is made.context.generator
-            return type("Made", (), {"images": colours.repeat(len(asked["image"]), 1, 1, 1)})
+            return type("Made", (), {"images": colors.repeat(len(asked["image"]), 1, 1, 1)})
 
     made.pipeline = Pipeline()
     images = made.augment(some_batch(1, channels=1, side=16)).images

@@ -149,7 +149,7 @@ def test_its_training_is_booked():
     assert cost.forward == cost.backward == {"diffusion": 48}
 
 
-def test_it_works_on_colours():
+def test_it_works_on_colors():
     made = make(channels=3, train_steps=2)
     made.prepare(some_bank(3))
     made.augment(some_batch(3)).check((3, 8, 8), 3, sourced=6)

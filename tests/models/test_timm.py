@@ -126,14 +126,14 @@ def test_a_student_with_weights_of_its_own_is_no_longer_without_prior(hub, tmp_p
     assert "student" not in fresh.priors
 
 
-def test_published_weights_come_with_their_normalisation(hub):
+def test_published_weights_come_with_their_normalization(hub):
     state, mean, std = timm_models.published(TAGGED)
     assert all(torch.equal(state[name], tensor) for name, tensor in hub.items())
     config = timm.get_pretrained_cfg("test_resnet.r160_in1k")
     assert (mean, std) == (config.mean, config.std)
 
 
-def test_a_folder_that_timm_wrote_is_a_teacher_with_its_own_normalisation(tmp_path):
+def test_a_folder_that_timm_wrote_is_a_teacher_with_its_own_normalization(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
@@ -143,12 +143,12 @@ def test_a_folder_that_timm_wrote_is_a_teacher_with_its_own_normalisation(tmp_pa
     store = TeacherStore(tmp_path / "teachers", store.registry, store.execution)
     teacher = store.import_file(tmp_path / "mine", "timm/test_resnet", "digits")
     assert (teacher.card.mean, teacher.card.std, teacher.card.source) == ((0.25,), (0.125,), "folder mine")
-    # Its accuracy is that of images normalised in its own way.
+    # Its accuracy is that of images normalized in its own way.
     folder = next(folder for folder, _ in store.cards())
     assert store.verify(folder)[1] == teacher.card.accuracy
 
 
-def test_a_teacher_normalises_in_its_own_way_in_a_run_too(tmp_path, monkeypatch):
+def test_a_teacher_normalizes_in_its_own_way_in_a_run_too(tmp_path, monkeypatch):
     seen = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -66,7 +66,7 @@ def planned(methods, *overrides, registry=None, protocol="matched", preset="quic
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])
-def test_matched_gives_every_method_the_same_samples_optimiser_cap_and_initial_bank(preset):
+def test_matched_gives_every_method_the_same_samples_optimizer_cap_and_initial_bank(preset):
     specs = planned(METHODS, preset=preset)
     assert len(specs) == len(METHODS)
     for spec in specs:

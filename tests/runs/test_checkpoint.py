@@ -14,7 +14,7 @@ from support.e2e_kit import (
     specs,
     teachers_folder,
 )
-from support.faulty_stages import FaultySynthesizer, faulty, grey
+from support.faulty_stages import FaultySynthesizer, faulty, gray
 
 from dfkd_bench import DfkdError
 from dfkd_bench.results import progress_file, status
@@ -212,7 +212,7 @@ def epochs_heard(workbench, spec, stop_after=None, **how):
 def test_a_retry_that_is_broken_off_goes_on_too(tmp_path, monkeypatch):
     workbench, spec = faulty(tmp_path, "synthesizer.fault=raises", "schedule.epochs=4")
     assert run_spec(spec, workbench.results, workbench.store).status == "failed"
-    monkeypatch.setattr(FaultySynthesizer, "synthesize", lambda self, round: grey(self.context))
+    monkeypatch.setattr(FaultySynthesizer, "synthesize", lambda self, round: gray(self.context))
     assert epochs_heard(workbench, spec, stop_after=2, retry=True) == [1, 2]
     assert epochs_heard(workbench, spec, retry=True) == [3, 4]
     assert workbench.results.read(spec.hash).status == "finished"

@@ -62,7 +62,7 @@ class SynthesizerThief(_Thief, Synthesizer[ThiefOptions]):
 
     def synthesize(self, round):
         self.steal("synthesize")
-        return grey(self.context)
+        return gray(self.context)
 
     def after_distill_step(self, batch):
         self.steal("after")
@@ -104,7 +104,7 @@ THIEVES = {
 SWAPS = dict.fromkeys(THIEVES, "thief")
 
 
-def grey(context, count=8) -> SyntheticBatch:
+def gray(context, count=8) -> SyntheticBatch:
     images = torch.rand((count, *context.card.image_shape), generator=context.generator)
     return SyntheticBatch(images, torch.arange(count) % context.card.num_classes)
 
@@ -295,7 +295,7 @@ class SynthesizerSpy(Synthesizer[StageOptions]):
     def synthesize(self, round):
         Spy.found.append(leak(self, round))
         Spy.contexts.append(self.context)
-        return grey(self.context)
+        return gray(self.context)
 
 
 class AugmenterSpy(Augmenter[StageOptions]):

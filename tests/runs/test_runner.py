@@ -14,7 +14,7 @@ from support.e2e_kit import (
     registry_with,
     specs,
 )
-from support.faulty_stages import FaultOptions, FaultySynthesizer, faulty, grey
+from support.faulty_stages import FaultOptions, FaultySynthesizer, faulty, gray
 
 from dfkd_bench import Synthesizer
 from dfkd_bench.datasets.cards import DIGITS
@@ -56,11 +56,11 @@ class Watching(Synthesizer[FaultOptions]):
 
     def synthesize(self, round):
         self.note("round")
-        return grey(self.context)
+        return gray(self.context)
 
     def sample(self, count):
         self.note("sample")
-        return grey(self.context, count)
+        return gray(self.context, count)
 
     def after_distill_step(self, batch):
         self.note("after")
@@ -194,7 +194,7 @@ def test_the_students_first_weights_are_drawn_from_a_stream_of_their_own(tmp_pat
 
     def noted(self, round):
         seen.append(weights_hash(self.context.student.body.state_dict()))
-        return grey(self.context)
+        return gray(self.context)
 
     monkeypatch.setattr(FaultySynthesizer, "synthesize", noted)
     run_spec(spec, workbench.results, workbench.store)
@@ -267,7 +267,7 @@ def test_without_a_fault_the_same_stages_finish(tmp_path):
 def test_what_failed_is_run_again_only_when_asked_and_then_nothing_of_the_failure_stays(tmp_path, monkeypatch):
     workbench, spec = faulty(tmp_path, "synthesizer.fault=raises")
     failed = run_spec(spec, workbench.results, workbench.store)
-    monkeypatch.setattr(FaultySynthesizer, "synthesize", lambda self, round: grey(self.context))
+    monkeypatch.setattr(FaultySynthesizer, "synthesize", lambda self, round: gray(self.context))
     assert run_spec(spec, workbench.results, workbench.store) == failed
     assert run_spec(spec, workbench.results, workbench.store, retry=True).status == "finished"
     assert run_spec(spec, workbench.results, workbench.store).status == "finished"

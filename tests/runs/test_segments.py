@@ -22,24 +22,24 @@ def test_a_warm_up_fills_the_bank_which_is_then_augmented():
             "warmup",
         ),
         Segment("augment"),
-        Segment("distil", epoch=0, steps=7, ends_epoch=True),
-        Segment("distil", epoch=1, steps=7, ends_epoch=True),
+        Segment("distill", epoch=0, steps=7, ends_epoch=True),
+        Segment("distill", epoch=1, steps=7, ends_epoch=True),
     ]
 
 
 def test_the_steps_that_do_not_divide_go_to_the_last_round_of_the_epoch():
     assert plan(rounds_per_epoch=3, steps_per_epoch=11) == [
-        Segment("distil", epoch=0, steps=3, ends_epoch=False),
-        Segment("distil", epoch=0, steps=3, ends_epoch=False),
-        Segment("distil", epoch=0, steps=5, ends_epoch=True),
-        Segment("distil", epoch=1, steps=3, ends_epoch=False),
-        Segment("distil", epoch=1, steps=3, ends_epoch=False),
-        Segment("distil", epoch=1, steps=5, ends_epoch=True),
+        Segment("distill", epoch=0, steps=3, ends_epoch=False),
+        Segment("distill", epoch=0, steps=3, ends_epoch=False),
+        Segment("distill", epoch=0, steps=5, ends_epoch=True),
+        Segment("distill", epoch=1, steps=3, ends_epoch=False),
+        Segment("distill", epoch=1, steps=3, ends_epoch=False),
+        Segment("distill", epoch=1, steps=5, ends_epoch=True),
     ]
 
 
 def test_without_a_warm_up_there_is_nothing_to_augment_beforehand():
-    assert [segment.kind for segment in plan(rounds_per_epoch=1)] == ["distil", "distil"]
+    assert [segment.kind for segment in plan(rounds_per_epoch=1)] == ["distill", "distill"]
 
 
 def test_without_rounds_in_the_epochs_an_epoch_is_one_segment():
@@ -48,12 +48,12 @@ def test_without_rounds_in_the_epochs_an_epoch_is_one_segment():
             "warmup",
         ),
         Segment("augment"),
-        Segment("distil", epoch=0, steps=7, ends_epoch=True),
-        Segment("distil", epoch=1, steps=7, ends_epoch=True),
+        Segment("distill", epoch=0, steps=7, ends_epoch=True),
+        Segment("distill", epoch=1, steps=7, ends_epoch=True),
     ]
 
 
-def test_a_schedule_that_synthesises_nothing_or_has_rounds_without_steps_is_refused():
+def test_a_schedule_that_synthesizes_nothing_or_has_rounds_without_steps_is_refused():
     with pytest.raises(ValidationError, match="nothing would be synthesized"):
         plan(warmup_rounds=0, rounds_per_epoch=0)
     with pytest.raises(ValidationError, match="must not exceed steps_per_epoch"):
@@ -62,7 +62,7 @@ def test_a_schedule_that_synthesises_nothing_or_has_rounds_without_steps_is_refu
 
 def test_initial_images_are_one_segment_that_is_done_until_they_are_there():
     assert plan(initial_images=20, rounds_per_epoch=0)[:2] == [Segment("warmup", images=20), Segment("augment")]
-    assert [segment.kind for segment in plan(initial_images=20)] == ["warmup", "augment", "distil", "distil"]
+    assert [segment.kind for segment in plan(initial_images=20)] == ["warmup", "augment", "distill", "distill"]
 
 
 def test_initial_images_beside_rounds_or_above_the_cap_are_refused():

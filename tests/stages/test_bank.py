@@ -5,7 +5,7 @@ import torch
 from support.kit import stored
 
 from dfkd_bench import ImageBank, SyntheticBatch
-from dfkd_bench.stages.bank import quantise
+from dfkd_bench.stages.bank import quantize
 
 CPU = torch.device("cpu")
 SHAPE = (1, 2, 2)
@@ -36,7 +36,7 @@ def drawn(bank: ImageBank, count: int) -> list[int]:
 
 def test_bytes_are_truncated_not_rounded():
     values = torch.tensor([0.0, 0.999, 1.0, 0.0039, 0.00393, 0.5, -0.1, 1.1])
-    assert quantise(values).tolist() == [0, 254, 255, 0, 1, 127, 0, 255]
+    assert quantize(values).tolist() == [0, 254, 255, 0, 1, 127, 0, 255]
     bank = make_bank()
     bank.add(SyntheticBatch(torch.full((1, *SHAPE), 0.999), torch.tensor([3])))
     assert bank.images.unique().tolist() == [254]
@@ -189,7 +189,7 @@ def test_a_part_of_a_batch_keeps_images_targets_and_sources_together():
     batch = SyntheticBatch(numbered(4, 5, 6).images, torch.tensor([4, 5, 6]), torch.tensor([0, 0, 1]))
     for index in (torch.tensor([True, False, True]), torch.tensor([0, 2]), slice(0, 3, 2)):
         part = batch.select(index)
-        assert (quantise(part.images)[:, 0, 0, 0].tolist(), part.targets.tolist(), part.source.tolist()) == (
+        assert (quantize(part.images)[:, 0, 0, 0].tolist(), part.targets.tolist(), part.source.tolist()) == (
             [4, 6],
             [4, 6],
             [0, 1],

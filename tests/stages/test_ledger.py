@@ -85,7 +85,7 @@ def test_images_that_are_used_twice_count_once_for_each_use():
         assert cost.flops == 10 * CONV_FLOPS * (3 if trained else 2)
 
 
-def test_images_that_are_optimised_over_several_steps_count_once_in_each():
+def test_images_that_are_optimized_over_several_steps_count_once_in_each():
     module, batch = conv().requires_grad_(False), images(5, wanted=True)
     ledger = watched(module)
     with ledger.phase("p") as cost:

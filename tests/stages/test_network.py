@@ -22,10 +22,10 @@ def hooks(module: nn.Module) -> int:
     return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in module.modules())
 
 
-def test_images_are_normalised_by_the_card():
+def test_images_are_normalized_by_the_card():
     network = make_convnet(make_card(), seed=0)
     # The card's mean is (0.5, 0.4, 0.3) and its deviation (0.25, 0.2, 0.5).
-    found = network.normalise(torch.tensor([0.75, 0.0, 0.3]).view(1, 3, 1, 1))
+    found = network.normalize(torch.tensor([0.75, 0.0, 0.3]).view(1, 3, 1, 1))
     assert found.flatten().tolist() == pytest.approx([1.0, -2.0, 0.0], abs=1e-6)
 
 
@@ -102,8 +102,8 @@ def test_maps_and_inputs_are_those_of_the_named_modules():
     seen = network.observe(images, maps=("conv1", "bn2"), inputs=("bn1", "conv1"))
     assert set(seen.maps) == {"conv1", "bn2"} and set(seen.inputs) == {"bn1", "conv1"}
     assert seen.batchnorm == []
-    torch.testing.assert_close(seen.inputs["conv1"], network.normalise(images))
-    torch.testing.assert_close(seen.maps["conv1"], network.body.conv1(network.normalise(images)))
+    torch.testing.assert_close(seen.inputs["conv1"], network.normalize(images))
+    torch.testing.assert_close(seen.maps["conv1"], network.body.conv1(network.normalize(images)))
     torch.testing.assert_close(seen.inputs["bn1"], seen.maps["conv1"])
     torch.testing.assert_close(seen.features, seen.maps["bn2"].relu().mean(dim=(2, 3)))
 

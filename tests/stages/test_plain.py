@@ -44,7 +44,7 @@ def test_classic_variants_follow_their_sources_and_keep_the_contract(toy_context
     assert not torch.equal(made.images[0], made.images[1])
 
 
-def test_classic_without_crop_colour_and_mirroring_is_the_image():
+def test_classic_without_crop_color_and_mirroring_is_the_image():
     card = make_card(flip=False)
     nets = make_convnet(card, seed=1), make_convnet(card, seed=2)
     made = classic(make_context(card, *nets), some_batch(), smallest_area=1.0, colour=0.0)
@@ -112,8 +112,8 @@ class _Brightest(nn.Module):
 def test_the_filter_agreement_keeps_what_the_teacher_gives_its_target():
     card = make_card().model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
     teacher = Network(_Brightest(), card).eval().requires_grad_(False)
-    colours = torch.tensor([[0.9, 0.1, 0.2], [0.1, 0.2, 0.7], [0.3, 0.5, 0.4], [0.6, 0.5, 0.4]])
-    images = colours[:, :, None, None].expand(-1, -1, 8, 8)
+    colors = torch.tensor([[0.9, 0.1, 0.2], [0.1, 0.2, 0.7], [0.3, 0.5, 0.4], [0.6, 0.5, 0.4]])
+    images = colors[:, :, None, None].expand(-1, -1, 8, 8)
     augmented = SyntheticBatch(images, torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]))
     kept = TeacherAgreement(StageOptions(), make_context(card, teacher, teacher)).keep(augmented, some_batch(2))
     assert kept.tolist() == [True, False, True, False]

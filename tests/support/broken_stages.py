@@ -25,7 +25,7 @@ from dfkd_bench.blocks.kd import kl_divergence
 
 
 class PixelOptions(StageOptions):
-    steps: int = Field(2, ge=1, description="optimisation steps")
+    steps: int = Field(2, ge=1, description="optimization steps")
     lr: float = Field(0.1, gt=0, description="learning rate")
     adv: float = Field(1.0, ge=0, description="weight of the adversary")
 
@@ -144,7 +144,7 @@ class TenClassesOnly(Whole):
 
 
 class OutOfRange(Whole):
-    """Normalised pixels where images are wanted."""
+    """Normalized pixels where images are wanted."""
 
     def finish(self, pixels: Tensor) -> Tensor:
         return 3 * pixels

@@ -11,7 +11,7 @@ from dfkd_bench import Augmenter, Distiller, Filter, StageOptions, Synthesizer, 
 from support.e2e_kit import bench, registry_with, specs
 
 
-def grey(context, count=8) -> SyntheticBatch:
+def gray(context, count=8) -> SyntheticBatch:
     images = torch.rand((count, *context.card.image_shape), generator=context.generator, device=context.device)
     return SyntheticBatch(images, torch.arange(count, device=context.device) % context.card.num_classes)
 
@@ -29,7 +29,7 @@ class FaultySynthesizer(Synthesizer[FaultOptions]):
             raise RuntimeError("made on purpose")
 
     def synthesize(self, round):
-        batch, fault, late = grey(self.context), self.options.fault, round.index == 1
+        batch, fault, late = gray(self.context), self.options.fault, round.index == 1
         if fault == "raises" and late:
             raise RuntimeError("on\npurpose")
         if fault == "nan" and late:
