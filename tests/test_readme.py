@@ -46,7 +46,7 @@ def commands(*pages: Path) -> list[list[str]]:
 def program(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(path or "")}
     return subprocess.run(
-        [PROGRAM, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+        [PROGRAM, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
 
 
