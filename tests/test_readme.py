@@ -1,4 +1,4 @@
-"""The README's commands and its plugin are run as they stand."""
+"""The commands of the README and of the docs, and the plugin of the docs, are run as they stand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 PROGRAM = Path(sys.executable).parent / "dfkd-bench"
 TINY = (
     "--set=schedule.epochs=1",
@@ -23,18 +25,28 @@ TINY = (
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, *pages: Path) -> list[str]:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages or PAGES)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def chains(*pages: Path) -> list[list[list[str]]]:
+    """Each line of the shell blocks, as the commands that `&&` joins."""
+    lines = "\n".join(blocks("bash", *pages)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line and Path(line[0]).name == "dfkd-bench"]
+    split = [[list(part) for end, part in groupby(line, "&&".__eq__) if not end] for line in words]
+    return [chain for chain in split if chain]
+
+
+def commands(*pages: Path) -> list[list[str]]:
+    every = [command for chain in chains(*pages) for command in chain]
+    return [command[1:] for command in every if Path(command[0]).name == "dfkd-bench"]
 
 
 def program(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(path or "")}
+    inherited = os.environ.get("PYTHONPATH")
+    search = os.pathsep.join(str(place) for place in (path, inherited) if place)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": search}
     return subprocess.run(
         [PROGRAM, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -46,6 +58,27 @@ def test_every_run_of_the_readme_can_be_planned(words: list[str], tmp_path: Path
     done = program(*words, "--dry-run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "to do" in done.stdout
+
+
+def test_the_readme_starts_with_two_commands_complete_in_themselves() -> None:
+    first, second, *_ = chains(README)
+    assert first[0] == second[0] == ["python3", "-m", "venv", ".venv"]
+    assert first[1:-1] == [[".venv/bin/pip", "install", "-e", "."]]
+    assert first[-1][0] == ".venv/bin/dfkd-bench"
+    assert second[1:] == [[".venv/bin/pip", "install", "-e", ".[test]"], [".venv/bin/pytest"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
 
 
 def test_the_readme_names_commands_and_options_that_exist(tmp_path: Path) -> None:
@@ -73,7 +106,7 @@ def test_the_reduced_cifar_command_runs_on_real_images(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes())["teacher"]["accuracy"] == pytest.approx(90.42, abs=0.1)
 
 
-def test_the_plugin_of_the_readme_runs_as_an_installed_package(tmp_path: Path) -> None:
+def test_the_plugin_of_the_docs_runs_as_an_installed_package(tmp_path: Path) -> None:
     site = tmp_path / "site"
     information = site / "my_method-1.0.dist-info"
     information.mkdir(parents=True)
@@ -92,7 +125,7 @@ def test_the_plugin_of_the_readme_runs_as_an_installed_package(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_first_command_of_the_readme_keeps_its_promises(tmp_path: Path) -> None:
-    words = commands()[0]
+    words = commands(README)[0]
     assert words == ["run", "--method", "dda", "--pair", "wrn40_2:wrn16_1"]
     done = program(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
