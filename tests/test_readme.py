@@ -44,7 +44,9 @@ def commands(*pages: Path) -> list[list[str]]:
 
 
 def program(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(path or "")}
+    inherited = os.environ.get("PYTHONPATH")
+    search = os.pathsep.join(str(place) for place in (path, inherited) if place)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": search}
     return subprocess.run(
         [PROGRAM, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
