@@ -160,7 +160,7 @@ def test_an_engine_that_is_ended_leaves_no_process_and_no_row(tmp_path, plugins_
     process.send_signal(how)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how), output
-    assert ("interrupted; the same command goes on" in output) == (how == signal.SIGINT)
+    assert ("interrupted; the same command continues" in output) == (how == signal.SIGINT)
     _wait_until(lambda: not locks.is_locked(results.path, run))
     _wait_until(lambda: not _alive(child))
     assert results.read(run) is None
