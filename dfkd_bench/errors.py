@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one sentence each, what was wrong and what to do."""
+"""Errors that are the user's to fix: one sentence each, what was wrong and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["DataFreeViolationError", "DfkdError", "first_line", "nearest", "unkn
 
 
 class DfkdError(Exception):
-    """A mistake that the user can mend. The command line prints its sentence and exits with status 2."""
+    """A mistake that the user can fix. The command line prints its sentence and exits with status 2."""
 
 
 class DataFreeViolationError(DfkdError):

@@ -28,7 +28,7 @@ class Measurement:
 def predict(network: Network, images: Tensor, device: torch.device, guesses: int = 1) -> Tensor:
     """The `guesses` likeliest classes, int64 [N, guesses], of bytes [N, C, H, W]; the network in evaluation mode.
 
-    Always in float32, whatever the run computes in: what is reported does not hang on the training's precision.
+    Always in float32, whatever the run computes in: what is reported does not depend on the training's precision.
     """
     precision, network.precision = network.precision, torch.float32
     try:

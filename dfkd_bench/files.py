@@ -36,7 +36,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise DfkdError(
-            f"cannot write into {path.parent} ({error.strerror}): choose another folder or mend its rights"
+            f"cannot write into {path.parent} ({error.strerror}): choose another folder or fix its permissions"
         ) from error
     try:
         yield temporary
@@ -65,7 +65,9 @@ def listed(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise DfkdError(f"the folder {folder} cannot be read ({error.strerror}): mend its path or rights") from error
+        raise DfkdError(
+            f"the folder {folder} cannot be read ({error.strerror}): fix its path or permissions"
+        ) from error
 
 
 def writable_folder(path: Path, purpose: str) -> Path:

@@ -1,4 +1,4 @@
-"""Python's search for objects that refer to each other, left out where it costs seconds and finds nothing."""
+"""Python's garbage collector, paused where it costs seconds and finds nothing."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def state_round_trips(subject: Subject) -> str:
 
 
 def same_seed_same_images(subject: Subject) -> str:
-    """What it does hangs on its own random stream alone."""
+    """What it does depends on its own random stream alone."""
     traces = []
     for unrelated in (1, 2):
         with torch.random.fork_rng(devices=[]):

@@ -152,7 +152,7 @@ def _shape(place: str, encoded: bytes) -> tuple[int, int, int]:
         with Image.open(io.BytesIO(encoded)) as image:
             return 1 if image.mode in GRAY_MODES else 3, image.height, image.width
     except (OSError, Image.DecompressionBombError) as error:
-        raise DfkdError(f"{place} cannot be decoded as an image ({error}): mend or replace it") from error
+        raise DfkdError(f"{place} cannot be decoded as an image ({error}): repair or replace it") from error
 
 
 def _card(root: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> DatasetCard:
@@ -173,7 +173,7 @@ def _card(root: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> 
             transform=overrides.transform or TrainTransform(padding=shape[1] // 8, flip=True),
         )
     except ValidationError as error:
-        raise DfkdError(f"{root / 'card.json'} does not fit the images ({_sentence(error)}): mend it") from error
+        raise DfkdError(f"{root / 'card.json'} does not fit the images ({_sentence(error)}): fix it") from error
 
 
 def _overrides(file: Path) -> _Overrides:
@@ -185,7 +185,7 @@ def _overrides(file: Path) -> _Overrides:
         known = ", ".join(_Overrides.model_fields)
         raise DfkdError(f"{file} is no card ({_sentence(error)}): it may hold {known}") from error
     except OSError as error:
-        raise DfkdError(f"{file} cannot be read ({error.strerror}): mend its rights") from error
+        raise DfkdError(f"{file} cannot be read ({error.strerror}): fix its permissions") from error
 
 
 def _sentence(error: ValidationError) -> str:
@@ -236,7 +236,7 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise DfkdError(f"{file} cannot be read ({error.strerror}): mend its rights") from error
+        raise DfkdError(f"{file} cannot be read ({error.strerror}): fix its permissions") from error
 
 
 def _unknown_class(where: Path, name: str, classes: tuple[str, ...]) -> DfkdError:

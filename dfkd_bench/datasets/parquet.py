@@ -77,7 +77,7 @@ def read_labels(file: Path, column: str) -> NDArray[np.int64]:
     """
     labels = _column(file, column, pa.types.is_integer, "integers")
     if labels.null_count:
-        raise DfkdError(f"{file} row {_first(labels.is_null())} has no label: mend the file or fetch it again")
+        raise DfkdError(f"{file} row {_first(labels.is_null())} has no label: repair the file or fetch it again")
     return np.asarray(labels.to_numpy(), dtype=np.int64)
 
 
@@ -91,7 +91,7 @@ def read_images(file: Path, column: str) -> list[bytes]:
     encoded: list[bytes | None] = pc.struct_field(images, "bytes").to_pylist()
     for row, image in enumerate(encoded):
         if image is None:
-            raise DfkdError(f"{file} row {row} has no image bytes: mend the file or fetch it again")
+            raise DfkdError(f"{file} row {row} has no image bytes: repair the file or fetch it again")
     return [image for image in encoded if image is not None]
 
 
@@ -133,7 +133,7 @@ def check_labels(labels: NDArray[np.int64], num_classes: int, place: Callable[[i
     if len(wrong):
         raise DfkdError(
             f"{place(wrong[0])} has the label {labels[wrong[0]]}, outside 0..{num_classes - 1}: "
-            "mend the labels, or put the right file there"
+            "fix the labels, or put the right file there"
         )
 
 
@@ -168,7 +168,7 @@ def _decode_image(encoded: bytes, shape: tuple[Any, ...], place: str, expected: 
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"), dtype=np.uint8)
     # PIL's decoders raise many kinds of exceptions over damaged data.
     except Exception as error:
-        raise DfkdError(f"{place} cannot be decoded as an image ({error}): mend or replace it") from error
+        raise DfkdError(f"{place} cannot be decoded as an image ({error}): repair or replace it") from error
     if size != (width, height):
         raise DfkdError(f"{place} is {size[0]}x{size[1]} but {expected}: all images must have one size")
     if mode.startswith(("I", "F")):

@@ -22,7 +22,7 @@ class Ending:
 
     Attributes:
         kind: `record` (the results folder has it), `held` (another process does it), or `problem`: something that the
-            user can mend stands in the way, and there is no record.
+            user can fix stands in the way, and there is no record.
         sentence: the problem.
     """
 

@@ -227,7 +227,7 @@ def load_claims(path: Path = _FILE) -> list[Claim]:
     except UnicodeDecodeError as error:
         raise DfkdError(f"{path} is no UTF-8 text: save it as that") from error
     except csv.Error as error:
-        raise DfkdError(f"{path}, line {start}: no CSV row ({error}): mend its quotes") from error
+        raise DfkdError(f"{path}, line {start}: no CSV row ({error}): fix its quotes") from error
     return claims
 
 
@@ -282,7 +282,7 @@ def compare_all(claims: Sequence[Claim], measured: Measurement) -> list[Comparis
 
 def _claim(fields: list[str], where: str) -> Claim:
     if len(fields) != len(_COLUMNS):
-        raise DfkdError(f"{where}: {len(fields)} fields in place of {len(_COLUMNS)}: mend its commas and quotes")
+        raise DfkdError(f"{where}: {len(fields)} fields in place of {len(_COLUMNS)}: fix its commas and quotes")
     row = dict(zip(_COLUMNS, fields, strict=True))
     numbers = {name: row[name].strip() or None for name in ("top1", "reported_hours")}
     try:

@@ -17,7 +17,7 @@ class Estimate:
     """An estimate.
 
     Attributes:
-        seconds: of the runs that have a measured like, one after another.
+        seconds: of the runs for which comparable ones were measured, one after another.
         measured: how many they are.
         runs: how many runs there are in all.
     """
@@ -33,7 +33,7 @@ class Estimate:
             return f"no estimate for {_runs(self.runs)}: none like them was measured on this hardware"
         words = f"about {in_words(self.seconds)} for {self.measured} of {_runs(self.runs)}"
         if alone:
-            return f"{words}; {alone} {'has' if alone == 1 else 'have'} no measured like"
+            return f"{words}; no estimate for {alone}, since no comparable run was measured"
         return f"about {in_words(self.seconds)} for {_runs(self.runs)}, one after another"
 
 

@@ -51,7 +51,9 @@ def acquire(results: Path, run: str, *, wait: float = 0) -> filelock.BaseFileLoc
         return None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise DfkdError(f"cannot lock {path} ({reason}): choose another results folder or mend its rights") from error
+        raise DfkdError(
+            f"cannot lock {path} ({reason}): choose another results folder or fix its permissions"
+        ) from error
     return lock
 
 

@@ -76,9 +76,7 @@ class Checkpoint:
             if _no_memory(error):
                 raise
             if isinstance(error, OSError):
-                raise DfkdError(
-                    f"cannot read the checkpoint {self.path} ({error.strerror}): mend that first"
-                ) from error
+                raise DfkdError(f"cannot read the checkpoint {self.path} ({error.strerror}): fix that first") from error
             raise DfkdError(f"the checkpoint {self.path} is damaged: remove it, and the run starts anew") from error
         different = [name for name in {*identity, *self._identity} if identity.get(name) != self._identity.get(name)]
         if different:

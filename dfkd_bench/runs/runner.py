@@ -47,7 +47,7 @@ def run_spec(
         wait: seconds to wait for another process that does this run; negative for as long as it takes.
 
     Raises:
-        DfkdError: something that the user can mend (data, teacher, folders) stands in the way.
+        DfkdError: something that the user can fix (data, teacher, folders) stands in the way.
         HeldError: another process does this run and has not ended after `wait` seconds.
     """
     before = results.read(spec.hash)

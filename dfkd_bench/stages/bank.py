@@ -35,7 +35,7 @@ class SyntheticBatch:
         return SyntheticBatch(self.images[index], self.targets[index], source)
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int, *, sourced: int | None = None) -> None:
-        """Hold the batch against the contract.
+        """Check the batch against the contract.
 
         Args:
             image_shape: channels, height, width.

@@ -218,7 +218,7 @@ _PRIORS = get_args(Prior)
 
 
 def check_class(stage: type[Any]) -> None:
-    """Hold a stage class against the contract.
+    """Check a stage class against the contract.
 
     Raises:
         DfkdError: its options do not refuse unknown names or lack a description, or `prior` or `requires` is unknown.

@@ -176,7 +176,7 @@ def test_an_unreadable_image(root):
     odd = root / "train" / "bee" / "0.png"
     odd.write_bytes(b"no image")
     _, load = open_folder(root)
-    with pytest.raises(DfkdError, match=rf"^{odd} cannot be decoded as an image \(.+\): mend or replace it$"):
+    with pytest.raises(DfkdError, match=rf"^{odd} cannot be decoded as an image \(.+\): repair or replace it$"):
         load("train", None)
 
 
@@ -184,7 +184,7 @@ def test_an_unreadable_first_image(root):
     image_folders(root)
     odd = root / "train" / "ant" / "0.png"
     odd.write_bytes(b"no image")
-    with pytest.raises(DfkdError, match=rf"^{odd} cannot be decoded as an image \(.+\): mend or replace it$"):
+    with pytest.raises(DfkdError, match=rf"^{odd} cannot be decoded as an image \(.+\): repair or replace it$"):
         open_folder(root)
 
 
@@ -196,7 +196,7 @@ def test_an_image_without_rights(root, monkeypatch):
 
     monkeypatch.setattr(type(root), "read_bytes", denied)
     file = root / "train" / "ant" / "0.png"
-    refused(f"{file} cannot be read (Permission denied): mend its rights", lambda: open_folder(root))
+    refused(f"{file} cannot be read (Permission denied): fix its permissions", lambda: open_folder(root))
 
 
 # --- card.json
@@ -247,7 +247,7 @@ def test_card_json_that_is_no_json(root):
 def test_card_json_that_cannot_be_read(root):
     image_folders(root)
     (root / "card.json").mkdir()
-    refused(f"{root / 'card.json'} cannot be read (Is a directory): mend its rights", lambda: open_folder(root))
+    refused(f"{root / 'card.json'} cannot be read (Is a directory): fix its permissions", lambda: open_folder(root))
 
 
 @pytest.mark.parametrize(
@@ -261,4 +261,4 @@ def test_card_json_that_cannot_be_read(root):
 def test_card_json_that_does_not_fit(root, text, reason):
     image_folders(root)
     (root / "card.json").write_text(text)
-    refused(f"{root / 'card.json'} does not fit the images ({reason}): mend it", lambda: open_folder(root))
+    refused(f"{root / 'card.json'} does not fit the images ({reason}): fix it", lambda: open_folder(root))

@@ -75,7 +75,7 @@ def test_a_parquet_label_that_the_training_split_lacks(root):
     file = parquet(root / "test-0.parquet", [picture(3), picture(4)], [1, 2])
     _, load = open_folder(root)
     refused(
-        f"{file} row 1 has the label 2, outside 0..1: mend the labels, or put the right file there",
+        f"{file} row 1 has the label 2, outside 0..1: fix the labels, or put the right file there",
         lambda: load("test", None),
     )
 

@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    refused(f"the folder {folder} cannot be read (Permission denied): mend its path or rights", tmp_path)
+    refused(f"the folder {folder} cannot be read (Permission denied): fix its path or permissions", tmp_path)
 
 
 def test_files_in_two_places(tmp_path):
@@ -181,9 +181,9 @@ def test_wrong_columns(tmp_path, columns, sentence):
         (pa.array([{"path": "a"}] * 4), pa.array([0, 1, 2, 3]), "has no column 'img' of structs"),
         (pa.array([{"bytes": "a"}] * 4), pa.array([0, 1, 2, 3]), "has no column 'img' of structs"),
         (pa.array([{"bytes": b"a"}] * 4), pa.array([0.5, 1, 2, 3]), "has no column 'label' of integers"),
-        (pa.array([{"bytes": b"a"}] * 4), pa.array([0, 1, None, 3]), "row 2 has no label: mend the file"),
-        (pa.array([{"bytes": b"a"}, {"bytes": None}] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: mend"),
-        (pa.array([{"bytes": b"a"}, None] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: mend"),
+        (pa.array([{"bytes": b"a"}] * 4), pa.array([0, 1, None, 3]), "row 2 has no label: repair the file"),
+        (pa.array([{"bytes": b"a"}, {"bytes": None}] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: repair"),
+        (pa.array([{"bytes": b"a"}, None] * 2), pa.array([0, 1, 2, 3]), "row 1 has no image bytes: repair"),
     ],
 )
 def test_wrong_types_and_gaps(tmp_path, images, labels, sentence):
@@ -202,7 +202,7 @@ def with_third(tmp_path, encoded):
 @pytest.mark.parametrize("encoded", [b"not an image", png(pixels(1)[0])[:-400], b""])
 def test_an_image_that_cannot_be_decoded(tmp_path, encoded):
     file = with_third(tmp_path, encoded)
-    with pytest.raises(DfkdError, match=rf"^{file} row 2 cannot be decoded as an image \(.*\): mend or replace it$"):
+    with pytest.raises(DfkdError, match=rf"^{file} row 2 cannot be decoded as an image \(.*\): repair or replace it$"):
         load(tmp_path)
     assert not (tmp_path / "cache").exists()
 
@@ -220,4 +220,4 @@ def test_an_image_of_16_bits(tmp_path):
 @pytest.mark.parametrize("label", [-1, 10])
 def test_a_label_out_of_range(tmp_path, label):
     file = write(tmp_path / "cifar10" / TEST_FILE, [png(one) for one in pixels(4)], [0, 9, 2, label])
-    refused(f"{file} row 3 has the label {label}, outside 0..9: mend the labels, or put the right file there", tmp_path)
+    refused(f"{file} row 3 has the label {label}, outside 0..9: fix the labels, or put the right file there", tmp_path)

@@ -127,7 +127,7 @@ def test_claims_are_filtered(claims):
         (ROW.replace(",a note", ""), "8 fields"),
         (ROW.replace("a note", "a, note"), "10 fields"),
         (ROW.replace("a note", '"two\nlines"'), "notes"),
-        (ROW.replace("a note", '"an open quote'), "mend its quotes"),
+        (ROW.replace("a note", '"an open quote'), "fix its quotes"),
         # The fault that hid a row of the list that this file was made from.
         (ROW.replace("a note", '"an open quote') + ROW.replace("zju-vipa", '"zju-vipa').replace("),", ')",'), "line 3"),
         ("\n", "0 fields"),

@@ -174,8 +174,14 @@ def test_times_are_told_as_people_tell_them(seconds, words):
 
 
 def test_the_estimate_in_words():
-    assert Estimate(12_000, 41, 60).sentence() == "about 3 h 20 min for 41 of 60 runs; 19 have no measured like"
-    assert Estimate(60, 1, 2).sentence() == "about 1 min for 1 of 2 runs; 1 has no measured like"
+    assert (
+        Estimate(12_000, 41, 60).sentence()
+        == "about 3 h 20 min for 41 of 60 runs; no estimate for 19, since no comparable run was measured"
+    )
+    assert (
+        Estimate(60, 1, 2).sentence()
+        == "about 1 min for 1 of 2 runs; no estimate for 1, since no comparable run was measured"
+    )
     assert Estimate(60, 3, 3).sentence() == "about 1 min for 3 runs, one after another"
     assert Estimate(0, 0, 1).sentence().startswith("no estimate for 1 run: ")
 
@@ -193,4 +199,4 @@ def test_a_dry_run_estimates_what_is_left(tmp_path):
     shown = cli("run", "--method", "noise", "--method", "cmi", *asked, "--dry-run")
     assert shown.code == 0, shown
     assert "6 runs, 5 to do" in shown.out
-    assert "left: about 20 min for 2 of 5 runs; 3 have no measured like" in shown.out
+    assert "left: about 20 min for 2 of 5 runs; no estimate for 3, since no comparable run was measured" in shown.out

@@ -166,7 +166,7 @@ def test_a_lock_is_one_processs_and_ends_with_it(tmp_path):
 
 def test_a_folder_without_room_for_locks_is_one_sentence(tmp_path):
     (tmp_path / ".locks").write_text("in the way", encoding="utf-8")
-    with pytest.raises(DfkdError, match=r"^cannot lock .*: choose another results folder or mend its rights$"):
+    with pytest.raises(DfkdError, match=r"^cannot lock .*: choose another results folder or fix its permissions$"):
         locks.acquire(tmp_path, "a")
 
 
