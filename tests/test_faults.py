@@ -12,8 +12,8 @@ from support.faults_table import ROOT, ROWS, parity
 
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
 from dfkd_bench.runs.runner import run_spec
+from dfkd_bench.teachers import store as teachers
 from dfkd_bench.teachers.store import TeacherStore
-from dfkd_bench.teachers.store import store as teachers
 from dfkd_bench.workbench import Workbench
 
 __all__ = ["own_cache"]

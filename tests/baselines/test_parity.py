@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dfkd_baselines.plain import Distillation, DistillationOptions
 from support.faults_table import ROWS, with_parity
 from support.kit import (
     make_card,
@@ -35,6 +34,7 @@ from dfkd_bench import Network, Round, SyntheticBatch
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
+from dfkd_bench.stages.plain import Distillation, DistillationOptions
 
 MAIN = Round(3, warmup=False)
 STILL = make_card(padding=0, flip=False)
