@@ -65,6 +65,7 @@ def record_of(spec: RunSpec) -> Record:
         run=spec.hash,
         spec=spec,
         status="finished",
+        last_good_epoch=200,
         accuracy=Accuracy(last=89.6, last_top5=98.8, oracle_best=89.7, oracle_epoch=190, agreement=90.6),
         priors=dict.fromkeys(STAGE_KINDS, "none"),
         teacher=TeacherReport(model=spec.pair.teacher, sha256="a" * 64, accuracy=95.0, source="trained"),
