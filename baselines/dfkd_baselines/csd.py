@@ -10,14 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import Distiller, Network, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import Distiller, Network, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch, frozen
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.generators import Generator, reset_generator
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.rotation import quarter_turns
 from dfkd_bench.blocks.views import crop_and_flip
-from dfkd_bench.stages.network import frozen
 
 
 class CsdOptions(StageOptions):

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 from support.e2e_kit import RECIPE, registry_with
-from torch import nn
+from support.probes import WithoutBatchNorm
 
 from dfkd_bench import Augmenter, NetworkFacts, StageOptions
 from dfkd_bench.datasets.cards import DIGITS
@@ -28,15 +28,6 @@ class Warner(Augmenter[WarnerOptions]):
     def warn_with(cls, options, teacher, card):
         cls.given.append(teacher)
         return f"{options.whole} of {card.name}" if options.whole > 1 else None
-
-
-class WithoutBatchNorm(nn.Module):
-    def __init__(self, classes: int, channels: int) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(channels, 4, 3), nn.Linear(4, classes)
-
-    def forward(self, images):
-        return self.head(self.conv(images).relu().mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(
