@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, status, teacher, upgrade
+from dfkd_bench.cli import (
+    check,
+    grid,
+    leaderboard,
+    listings,
+    merge,
+    publish,
+    run,
+    show,
+    status,
+    teacher,
+    upgrade,
+    verify,
+)
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -26,6 +39,9 @@ app.add_typer(teacher.app, name="teacher", rich_help_panel=_RUN, epilog=teacher.
 app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.status)
 app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
+app.command("verify", rich_help_panel=_RESULTS, epilog=verify.EXAMPLES)(verify.verify)
+app.command("merge", rich_help_panel=_RESULTS, epilog=merge.EXAMPLES)(merge.merge)
+app.command("publish", rich_help_panel=_RESULTS, epilog=publish.EXAMPLES)(publish.publish)
 app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
 app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
 app.command("models", rich_help_panel=_LOOK_UP)(listings.models)

@@ -22,7 +22,7 @@ from dfkd_bench.results.curves import CurvePoint
 from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, Results, Status, TeacherReport
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Progress", "ProgressFile", "read"]
+__all__ = ["Progress", "ProgressFile", "accuracy_of", "read"]
 
 _SECONDS = 5.0
 _KNOWN = ("teacher", "student_parameters", "test_split", "bank", "cost")
@@ -75,14 +75,16 @@ class Progress(BaseModel):
         curve = before.curve() if isinstance(before, Record) else before.curve
         return self.model_copy(update={"curve": curve, **{name: getattr(before, name) for name in _KNOWN}})
 
-    def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
+    def record(
+        self, status: Status, reason: str | None, images: str | None = None, images_sha256: str | None = None
+    ) -> Record:
         """The record of a run that ends here. Only one that finished has an accuracy."""
         return Record(
             run=self.spec.hash,
             spec=self.spec,
             status=status,
             reason=reason,
-            accuracy=_accuracy(self.curve) if status == "finished" and self.curve else None,
+            accuracy=accuracy_of(self.curve) if status == "finished" and self.curve else None,
             last_good_epoch=self.curve[-1].epoch if self.curve else 0,
             priors=self.priors,
             teacher=self.teacher,
@@ -94,10 +96,12 @@ class Progress(BaseModel):
             started=self.started,
             finished=datetime.now(UTC),
             images=images,
+            images_sha256=images_sha256,
         ).with_curve(self.curve)
 
 
-def _accuracy(curve: Sequence[CurvePoint]) -> Accuracy:
+def accuracy_of(curve: Sequence[CurvePoint]) -> Accuracy:
+    """What a record says of a curve, which must have a point."""
     last, best = curve[-1], max(curve, key=lambda point: point.accuracy)
     return Accuracy(
         last=last.accuracy,

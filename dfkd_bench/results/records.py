@@ -105,6 +105,7 @@ class Record(_Part):
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
+    images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
 
     _folder: Path | None = PrivateAttr(None)
     _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dfkd_bench.environment import describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
-from dfkd_bench.files import remove_leftovers, replacing
+from dfkd_bench.files import file_hash, remove_leftovers, replacing
 from dfkd_bench.hooks.events import EventKind, RunEvent
 from dfkd_bench.results.locks import locked
 from dfkd_bench.results.progress_file import Progress, ProgressFile, read
@@ -104,7 +104,7 @@ def _run_claimed(
             picture, trace = run.picture(folder / "images.png", trace)
     # Let go of all that the run holds: the rest needs some memory.
     run = None
-    record = file.now.record(status, reason, picture)
+    record = file.now.record(status, reason, picture, None if picture is None else file_hash(folder / picture))
     _leave(record, results, trace, checkpoint)
     file.remove()
     emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})
