@@ -53,9 +53,7 @@ def publish(
         typer.echo("nothing was published: mend the folder, or publish another one")
         raise typer.Exit(1)
     if not (dry_run or yes or sys.stdin.isatty()):
-        raise DfkdError(
-            "publish asks before it sends, and nobody can answer here: look with --dry-run, then add --yes"
-        )
+        raise DfkdError("publish asks before it sends, and nobody can answer here: look with --dry-run, then add --yes")
     from dfkd_bench.sharing.publish import hub_datasets, open_pull_request, packed
 
     kind: RepoType = repo_type.value

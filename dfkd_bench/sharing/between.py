@@ -103,7 +103,7 @@ def _twice(runs: Iterable[Digest]) -> Iterator[Finding]:
 def _copied_seeds(runs: Iterable[Digest]) -> Iterator[Finding]:
     """No two seeds have the same losses to the last digit."""
     first: dict[tuple[str, str], Digest] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.seed):
         if run.curve is None:
             continue
         other = first.setdefault((run.settings, run.curve), run)

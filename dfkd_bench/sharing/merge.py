@@ -14,9 +14,9 @@ from dfkd_bench.results.records import Record
 from dfkd_bench.results.scan import RECORD_FILE
 from dfkd_bench.sharing.between import Digest, check_between, check_teacher_names
 from dfkd_bench.sharing.findings import Finding
+from dfkd_bench.sharing.folders import TABLE_FILE, run_folders
 from dfkd_bench.sharing.one_run import check_run
-from dfkd_bench.sharing.table_file import TABLE_FILE, table_text
-from dfkd_bench.sharing.verify import run_folders
+from dfkd_bench.sharing.table_file import table_text
 
 __all__ = ["Contradiction", "Merged", "merge"]
 

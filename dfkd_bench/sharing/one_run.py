@@ -9,9 +9,10 @@ from pathlib import Path
 from dfkd_bench.errors import DfkdError, first_line
 from dfkd_bench.files import file_hash, listed
 from dfkd_bench.results.curves import CURVE_FILE
-from dfkd_bench.results.records import Record, parse_record
+from dfkd_bench.results.records import Record
 from dfkd_bench.results.scan import RECORD_FILE
 from dfkd_bench.sharing.findings import Finding
+from dfkd_bench.sharing.folders import careful_record
 from dfkd_bench.sharing.numbers import check_curve, check_numbers
 
 __all__ = ["CheckedRun", "check_run"]
@@ -20,9 +21,6 @@ __all__ = ["CheckedRun", "check_run"]
 #: run goes on from, trackers' files, and records that a later run replaced.
 KNOWN_FILES = frozenset({"traceback.txt", "checkpoint.pt", "progress.json", "events.jsonl"})
 KNOWN_FOLDERS = frozenset({"tensorboard", "replaced"})
-
-# A record takes some kilobytes, with its curve inside (schema 1) tens of them.
-_LARGEST = 64 * 2**20
 
 
 @dataclass
@@ -55,7 +53,7 @@ def check_run(folder: Path) -> CheckedRun:
         run.findings.append(Finding(folder, RECORD_FILE, "is missing: the run is not finished, or it was removed"))
         return run
     try:
-        run.record = parse_record(path, _bytes(path))
+        run.record = careful_record(path)
     except DfkdError as error:
         # The sentence names the file itself.
         run.findings.append(Finding(path, "content", str(error).removeprefix(f"{path} ")))
@@ -63,17 +61,6 @@ def check_run(folder: Path) -> CheckedRun:
     run.findings += _check(folder, run.record, names)
     run.unchecked_picture = run.record.images is not None and run.record.images_sha256 is None
     return run
-
-
-def _bytes(path: Path) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise DfkdError(f"{path} is no regular file")
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise DfkdError(f"{path} is larger than any record")
-        return path.read_bytes()
-    except OSError as error:
-        raise DfkdError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _check(folder: Path, record: Record, names: set[str]) -> Iterator[Finding]:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.results.curves import CURVE_FILE
-from dfkd_bench.results.records import Record, read_record
+from dfkd_bench.results.records import Record
 from dfkd_bench.results.scan import RECORD_FILE
+from dfkd_bench.sharing.folders import TABLE_FILE, careful_record, run_folders
 from dfkd_bench.sharing.hub_results import HubDataset, eval_results
-from dfkd_bench.sharing.table_file import TABLE_FILE, table_text
-from dfkd_bench.sharing.verify import run_folders
+from dfkd_bench.sharing.table_file import table_text
 
 __all__ = ["Package", "RepoType", "hub_datasets", "open_pull_request", "packed"]
 
@@ -104,9 +104,7 @@ def packed(
 
 def _copy(folder: Path, target: Path) -> Record:
     """Copy a run; its record."""
-    record = read_record(folder / RECORD_FILE)
-    if record is None:
-        raise DfkdError(f"{folder} has no record any more: verify the folder again")
+    record = careful_record(folder / RECORD_FILE)
     (target / record.run).mkdir(parents=True)
     for name in (RECORD_FILE, CURVE_FILE, record.images):
         if name is not None and (folder / name).is_file():
@@ -173,5 +171,5 @@ def _one_sentence(kind: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DfkdError(
-            f"no pull request was opened on the {kind} ({type(error).__name__}: {reason}): nothing was changed there"
+            f"the pull request on the {kind} failed ({type(error).__name__}: {reason}): look there before you try again"
         ) from error

@@ -10,12 +10,11 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dfkd_bench.results.records import Results
 from dfkd_bench.sharing.findings import Finding
+from dfkd_bench.sharing.folders import usable_records
 
-__all__ = ["TABLE_FILE", "check_table", "table_text"]
+__all__ = ["check_table", "table_text"]
 
-TABLE_FILE = "leaderboard.csv"
 _RUNS = "runs"  # the column of the runs' hashes, separated by spaces
 _ROUNDING = 1e-9  # of sums in another order, by another version of a library
 
@@ -28,7 +27,7 @@ def table_text(folder: Path) -> str:
     """
     from dfkd_bench.leaderboard.table import build
 
-    return build(Results(folder).records(lambda error: None)).to_csv(index=False)
+    return build(usable_records(folder)).to_csv(index=False)
 
 
 def check_table(path: Path) -> Iterator[Finding]:

@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.files import listed
 from dfkd_bench.results import pending
 from dfkd_bench.results.records import Results
-from dfkd_bench.results.scan import RECORD_FILE, RUN_FOLDER
+from dfkd_bench.results.scan import RECORD_FILE
 from dfkd_bench.sharing.between import Digest, check_between
 from dfkd_bench.sharing.findings import Finding
+from dfkd_bench.sharing.folders import walk
 from dfkd_bench.sharing.one_run import check_run
-from dfkd_bench.sharing.table_file import TABLE_FILE, check_table
+from dfkd_bench.sharing.table_file import check_table
 
-__all__ = ["Verdict", "run_folders", "verify"]
-
-# Notes, grids, tables and figures may lie beside the runs; what could be taken for a result may not.
-_DOCUMENTS = {".md", ".txt", ".toml", ".csv", ".html", ".tex", ".bib", ".pdf", ".svg", ".png"}
+__all__ = ["Verdict", "verify"]
 
 
 @dataclass
@@ -52,7 +49,7 @@ def verify(folder: Path, expected: Mapping[str, str] | None = None) -> Verdict:
     if not folder.is_dir():
         raise DfkdError(f"there is no results folder {folder}: name another one")
     verdict, digests, tables = Verdict(), list[Digest](), list[Path]()
-    for entry in _walk(folder, verdict.findings):
+    for entry in walk(folder, verdict.findings):
         if entry.is_file():
             tables.append(entry)
             continue
@@ -68,34 +65,6 @@ def verify(folder: Path, expected: Mapping[str, str] | None = None) -> Verdict:
         verdict.findings += check_table(table)
     verdict.findings += _missing(folder, {digest.run for digest in digests}, expected or {})
     return verdict
-
-
-def run_folders(folder: Path) -> Iterator[Path]:
-    """The runs' folders below a folder, in the order of their paths.
-
-    Raises:
-        DfkdError: a folder cannot be read.
-    """
-    return (entry for entry in _walk(folder, []) if entry.is_dir())
-
-
-def _walk(folder: Path, findings: list[Finding]) -> Iterator[Path]:
-    """The runs' folders and the tables below a folder; what is neither and could be taken for it is a finding."""
-    entries = listed(folder)
-    if RUN_FOLDER.fullmatch(folder.name) or any(entry.name == RECORD_FILE for entry in entries):
-        yield folder
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_symlink():
-            findings.append(Finding(entry, "link", "is followed by no command: put a copy there, or remove it"))
-        elif entry.is_dir():
-            yield from _walk(entry, findings)
-        elif entry.name == TABLE_FILE:
-            yield entry
-        elif entry.suffix not in _DOCUMENTS or not entry.is_file():
-            findings.append(Finding(entry, "file", "is none that belongs into a results folder"))
 
 
 def _missing(folder: Path, there: set[str], expected: Mapping[str, str]) -> Iterator[Finding]:
