@@ -17,6 +17,7 @@ from dfkd_bench.results.records import Results
 from dfkd_bench.sharing.hub_results import HubDataset, eval_results
 from dfkd_bench.sharing.verify import verify
 
+UPLOAD_FOLDER = inspect.signature(huggingface_hub.HfApi.upload_folder)
 REPO = ("--repo-id", "me/records")
 URL = "https://huggingface.co/datasets/me/records/discussions/1"
 
@@ -33,7 +34,7 @@ class StandIn:
         return {"name": "me"}
 
     def upload_folder(self, **asked):
-        inspect.signature(huggingface_hub.HfApi.upload_folder).bind(self, **asked)  # no other arguments than it has
+        UPLOAD_FOLDER.bind(self, **asked)  # no other arguments than it has
         if self.error is not None:
             raise self.error
         self.uploads.append(asked)
