@@ -90,6 +90,10 @@ def run(
     gpus_per_run: GpusPerRun = None,
     cpus_per_run: CpusPerRun = 1,
     checkpoint_seconds: CheckpointSeconds = 60,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write events into each run's folder: tensorboard, jsonl. May be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
@@ -134,14 +138,22 @@ def run(
             typer.echo(left(bench, todo))
         return
     from dfkd_bench.cli import display
-    from dfkd_bench.cli.tables import print_comparison, report_damage  # slow to import, and not needed before
+    from dfkd_bench.cli.tables import (  # slow to import, and not needed before
+        print_comparison,
+        report_damage,
+        report_tracker,
+    )
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
+    from dfkd_bench.hooks.trackers import tracking
     from dfkd_bench.leaderboard.update import update_leaderboard
 
     bench.results.require_writable()
     try:
-        with display.shown(bench.registry):
+        with (
+            tracking(bench.registry, tracker or [], bench.results.path, report_tracker),
+            display.shown(bench.registry),
+        ):
             done = run_grid(
                 specs,
                 bench,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.results.records import Record
 
-__all__ = ["console", "print_comparison", "print_table", "report_damage"]
+__all__ = ["console", "print_comparison", "print_table", "report_damage", "report_tracker"]
 
 
 def console() -> Console:
@@ -26,6 +26,11 @@ def console() -> Console:
 def report_damage(error: DfkdError) -> None:
     """Report which record is left out of a table, and why."""
     print(f"dfkd-bench: left out: {error}", file=sys.stderr)
+
+
+def report_tracker(sentence: str) -> None:
+    """Report a tracker that stopped."""
+    print(f"dfkd-bench: {sentence}", file=sys.stderr)
 
 
 def print_comparison(records: Sequence[Record]) -> None:

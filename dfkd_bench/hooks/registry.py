@@ -23,9 +23,9 @@ from dfkd_bench.method import Method
 __all__ = ["STAGE_KINDS", "Kind", "PluginRow", "Provided", "Registry", "StageKind", "default_registry"]
 
 StageKind = Literal["synthesizer", "augmenter", "filter", "distiller"]
-Kind = Literal[StageKind, "method", "model", "dataset"]
+Kind = Literal[StageKind, "method", "model", "dataset", "tracker"]
 STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)
-KINDS: tuple[Kind, ...] = (*STAGE_KINDS, "method", "model", "dataset")
+KINDS: tuple[Kind, ...] = (*STAGE_KINDS, "method", "model", "dataset", "tracker")
 
 
 @dataclass(frozen=True)
@@ -234,5 +234,5 @@ def _check_loaded(kind: Kind, name: str, target: object) -> None:
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise DfkdError(f"the {kind} '{name}' is no subclass of dfkd_bench.{base.__name__}")
         stages.check_class(target)
-    elif kind in ("model", "dataset") and not callable(target):
+    elif kind in ("model", "dataset", "tracker") and not callable(target):
         raise DfkdError(f"the {kind} '{name}' cannot be called")
