@@ -192,6 +192,7 @@ def test_nobody_listens_after_the_runs(with_broken, tmp_path):
     assert with_broken._listeners == []
 
 
+@pytest.mark.usefixtures("small_recipe")
 def test_the_command_line_turns_trackers_on_and_the_pictures_hash_is_in_the_record(registry, tmp_path, monkeypatch):
     monkeypatch.setattr("dfkd_bench.workbench.default_registry", lambda: registry)
     places = ("--results", tmp_path / "r", "--teachers", teachers_folder(), "--device", "cpu", "--precision", "fp32")
