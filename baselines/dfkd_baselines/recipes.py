@@ -195,6 +195,7 @@ NAYER = Method(
 NOISE = Method(
     name="noise",
     summary="null baseline: Gaussian noise, to show what nothing gives",
+    kind="null",
     synthesizer=use("noise"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
 )
@@ -202,6 +203,7 @@ NOISE = Method(
 ONE_IMAGE = Method(
     name="one-image",
     summary="null baseline: crops of a single photograph",
+    kind="null",
     paper="2112.00725",
     synthesizer=use("one-image"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
@@ -210,6 +212,7 @@ ONE_IMAGE = Method(
 OTHER_DATASET = Method(
     name="other-dataset",
     summary="null baseline: unlabeled images of another dataset (--set synthesizer.dataset=NAME)",
+    kind="null",
     synthesizer=use("other-dataset"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
 )
@@ -217,6 +220,7 @@ OTHER_DATASET = Method(
 REAL_DATA = Method(
     name="real-data",
     summary="reference, not data-free: plain distillation on the training set",
+    kind="reference",
     paper="1503.02531",
     synthesizer=use("real-data"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
@@ -225,6 +229,7 @@ REAL_DATA = Method(
 SCRATCH = Method(
     name="scratch",
     summary="reference, not data-free: the student trained on the training set without a teacher",
+    kind="reference",
     synthesizer=use("real-data"),
     distiller=use("cross-entropy"),
     presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),

@@ -115,6 +115,11 @@ class Record(_Part):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it was read from; None if it was not."""
+        return self._folder
+
     def curve(self) -> tuple[CurvePoint, ...]:
         """The student after each epoch, read from `curve.csv`.
 
