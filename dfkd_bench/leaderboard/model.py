@@ -4,14 +4,14 @@ From a results folder:
 
     from dfkd_bench.hooks.registry import default_registry
     from dfkd_bench.leaderboard.build import read_table
+    from dfkd_bench.planning.installed import Installed
     from dfkd_bench.results.records import Results
 
-    methods = {name: item.target for name, item in default_registry().provided("method").items()}
-    table = read_table(Results(Path("results")), methods)
+    table = read_table(Results(Path("results")), Installed(default_registry()))
 
-`Table.cells` holds a `Cell` for each dataset, pair, preset, protocol, teacher and test split; a cell holds `Row`s. A row
-is one method as it was set, in one precision and with one version of the code, over its seeds: what differs in one of
-these is another row or another cell, never an average. `Table.across` compares methods over several cells.
+`Table.cells` holds a `Cell` for each dataset, pair, preset, protocol, teacher and test split; a cell holds `Row`s. A
+row is one method as it was set, in one precision and with one version of the code, over its seeds: what differs in one
+of these is another row or another cell, never an average. `Table.across` compares methods over several cells.
 
 Units: accuracies, agreements and shares in percent, differences and half-widths in points of percent, seconds, bytes,
 floating-point operations (FLOP) and counts. None stands for what is not known or does not exist. Nothing is rounded.
