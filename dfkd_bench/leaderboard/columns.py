@@ -118,6 +118,11 @@ COLUMNS: tuple[Column, ...] = (
     _text("state", "`finished`, `partly failed` or `failed`", lambda cell, row: row.state),
     _integer("seeds", "runs that finished", lambda cell, row: row.statistics.n),
     _integer("failed_runs", "runs that did not finish", lambda cell, row: len(row.lost)),
+    _integer(
+        "failed_last_epoch",
+        "the last epoch whose end a failed run reached, the lowest of them",
+        lambda cell, row: min((run.last_good_epoch for run in row.lost), default=None),
+    ),
     _number("accuracy_percent", "test accuracy after the last epoch, mean over the seeds", lambda cell, row: row.mean),
     _number(
         "interval95_points",

@@ -263,7 +263,10 @@ class Row:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why runs did not finish, a text for each."""
-        return tuple(f"seed {run.seed}: {run.status}: {run.reason or 'no reason recorded'}" for run in self.lost)
+        return tuple(
+            f"seed {run.seed}: {run.status}, last good epoch {run.last_good_epoch}: {run.reason or 'no reason known'}"
+            for run in self.lost
+        )
 
     @property
     def hardware(self) -> tuple[str, ...]:
