@@ -1,4 +1,4 @@
-r"""The leaderboard as LaTeX: a `table*` for each cell, ready to paste. It wants `\usepackage{booktabs}`."""
+r"""The leaderboard as LaTeX: a `table*` for each cell, ready to paste. It wants booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ _ACCENTS = {
 
 
 def latex_text(table: Table) -> str:
-    """All tables, ended by a newline. Any LaTeX compiles it with the package booktabs, in any encoding."""
-    lines = [r"% Needs \usepackage{booktabs} in the preamble. Made by dfkd-bench leaderboard --form latex."]
+    """All tables, ended by a newline. Any LaTeX compiles it with booktabs and graphicx, in any encoding."""
+    lines = [r"% Made by dfkd-bench leaderboard --form latex. Needs \usepackage{booktabs,graphicx} in the preamble."]
     for cell in table.cells:
         lines += ["", *_cell(cell)]
     for across in table.across:
@@ -104,6 +104,8 @@ def _cell(cell: Cell) -> Iterator[str]:
     yield rf"\label{{tab:{label}}}"
     yield r"\footnotesize"
     yield r"\setlength{\tabcolsep}{3pt}"
+    # Shrunk to the width of the text if it is wider, and never stretched.
+    yield r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
     yield rf"\begin{{tabular}}{{@{{}}{''.join('r' if column.right else 'l' for column in view.COLUMNS)}@{{}}}}"
     yield r"\toprule"
     yield " & ".join(escaped(column.name) for column in view.COLUMNS) + r" \\"
@@ -114,7 +116,7 @@ def _cell(cell: Cell) -> Iterator[str]:
         for row in rows:
             yield " & ".join(escaped(text) for text in view.cells_of(row)) + r" \\"
     yield r"\bottomrule"
-    yield r"\end{tabular}"
+    yield r"\end{tabular}}"
     yield r"\par\smallskip"
     yield r"\begin{minipage}{\linewidth}\scriptsize"
     yield from (escaped(line) for line in (*view.notes(cell), *view.LEGEND))
