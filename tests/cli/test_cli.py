@@ -10,6 +10,7 @@ from PIL import Image
 from support.e2e_kit import (
     RECIPE,
     cli,
+    make_record,
     own_cache,  # noqa: F401
     program,
     small_recipe,  # noqa: F401
@@ -18,11 +19,13 @@ from support.e2e_kit import (
     tiny,
 )
 
+from dfkd_bench.api import Workbench, plan
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, default_registry
 from dfkd_bench.leaderboard.columns import COLUMNS, pandas_types
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Results
+from dfkd_bench.spec import RunSpec
 from dfkd_bench.teachers.weights import read_weights, save_weights
 
 PAIR = ("--pair", "resnet8:resnet8")
@@ -318,6 +321,23 @@ def test_a_leaderboard_of_nothing_is_one_sentence(tmp_path):
     old.write_text("of records that lie elsewhere", encoding="utf-8")
     assert "there are no records in" in cli("leaderboard", "--results", tmp_path).sentence()
     assert old.read_text(encoding="utf-8") == "of records that lie elsewhere"
+
+
+def test_claims_are_listed_and_filtered_and_stand_beside_what_was_measured(tmp_path):
+    shown = cli("claims", "--method", "cmi", "--dataset", "cifar10", "--pair", "wrn40_2:wrn16_1")
+    assert shown.code == 0
+    assert "8 published numbers" in shown.out
+    assert shown.out.count(" 90.01 ") == 5
+    assert "no published number fits" in cli("claims", "--dataset", "digits").sentence()
+    spec = plan(Workbench.make(device="cpu"), ["cmi"], ["wrn40_2:wrn16_1"], dataset="cifar10", preset="paper-bank")[0]
+    Results(tmp_path).write(make_record(spec, 89.5))
+    beside = cli("claims", "--method", "cmi", "--dataset", "cifar10", "--results", tmp_path).out
+    assert beside.count("89.50 (-0.51)") == 5
+    assert "not tried" in beside
+    assert "other setting" in beside
+    changed = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"epochs": 3})})
+    Results(tmp_path / "changed").write(make_record(RunSpec.model_validate(changed.model_dump()), 89.5))
+    assert "89.50" not in cli("claims", "--method", "cmi", "--results", tmp_path / "changed").out
 
 
 @pytest.mark.parametrize("method", sorted(default_registry().provided("method")))
