@@ -186,7 +186,8 @@ class _Points:
         Raises:
             DfkdError: the record says something that cannot be; the sentence names its file.
         """
-        where = f"{record.folder}/record.json" if record.folder else f"the record of run {record.run}"
+        folder = "" if record.folder is None else str(record.folder)
+        where = f"{folder}/record.json" if folder else f"the record of run {record.run}"
         accuracy, bank, cost = record.accuracy, record.bank, record.cost
         if (record.status == "finished") != (accuracy is not None):
             raise DfkdError(f"{where}: status {record.status} {'without' if accuracy is None else 'with'} an accuracy")
@@ -212,7 +213,7 @@ class _Points:
             hardware=sys.intern(record.environment.hardware),
             started=record.started,
             finished=record.finished,
-            folder="" if record.folder is None else str(record.folder).removeprefix(self._root).replace("\\", "/"),
+            folder=folder.removeprefix(self._root).replace("\\", "/"),
             curve_sha256=record.curve_sha256,
             images=record.images,
         )
