@@ -358,7 +358,7 @@ class Across:
         cells: the cells with at least two of the methods.
         shared: in how many of them all methods are.
         methods: every method that is in at least two cells; highest middle first.
-        pairs: each two of them that have a seed in common in at least two cells.
+        pairs: each two of them that have a seed in common in at least two cells, the first of `methods` first.
     """
 
     preset: str

@@ -31,12 +31,12 @@ def _across(cells: Sequence[Cell]) -> Across | None:
         for method in rows:
             counts[method] += 1
     names = sorted(method for method, count in counts.items() if count > 1)
-    pairs = _pairs(names, by_cell)
-    if not pairs:
-        return None
     shared = [rows for rows in by_cell if all(name in rows for name in names)]
     methods = [AcrossMethod(name, counts[name], _middle([rows[name] for rows in shared])) for name in names]
     methods.sort(key=lambda found: -found.middle.mean if found.middle else 0.0)
+    pairs = _pairs([found.method for found in methods], by_cell)
+    if not pairs:
+        return None
     key = cells[0].key
     used = tuple(cell.key for cell, rows in zip(cells, by_cell, strict=True) if sum(name in rows for name in names) > 1)
     return Across(key.preset, key.protocol, used, len(shared), tuple(methods), pairs)

@@ -77,7 +77,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     """A row's cells, in the order of `COLUMNS`."""
     found, images, costs = row.statistics, row.images, row.costs
     own = f"{number(found.deviation)}"
-    if row.kind == "method" and found.pooled_deviation is not None:
+    if row.kind == "method" and row.finished and found.pooled_deviation is not None:
         own += f" ({number(found.pooled_deviation)})"
     return (
         row.standing.label if row.kind == "method" else "-",
@@ -158,7 +158,7 @@ def _set(texts: Iterator[str]) -> str:
 
 
 def across_lines(across: Across) -> Iterator[str]:
-    """A summary over cells, a line for each method and each pair."""
+    """A summary over cells, a line for each method: its middle, and how the first compares with it."""
     yield (
         f"Over {len(across.cells)} cells of preset {plain(across.preset)}, {_BUDGETS[across.protocol]}; "
         f"all {len(across.methods)} methods are in {across.shared} of them."
@@ -170,6 +170,8 @@ def across_lines(across: Across) -> Iterator[str]:
                 f"({method.middle.low:.2f} to {method.middle.high:.2f}, 95 % bootstrap)."
             )
     for pair in across.pairs:
+        if pair.a != across.methods[0].method:
+            continue  # the square of them; the model has all
         found, better = pair.difference, pair.improvement
         yield (
             f"{plain(pair.a)} minus {plain(pair.b)}: {signed(found.difference)} points (p {found.p:.3f}, "
