@@ -235,5 +235,5 @@ def _mixed(cells: Sequence[Cell]) -> Iterable[str]:
             for package, version in row.code.items():
                 versions[package].add(version)
     for package, found in sorted(versions.items()):
-        if len(found) > 1:
+        if len(found) > 1 or " + " in "".join(found):
             yield f"Mixed code: rows were measured with {package} {', '.join(sorted(found))}."

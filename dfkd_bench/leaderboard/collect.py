@@ -47,7 +47,7 @@ class Group:
         key: the cell that it belongs to.
         spec: of its lowest seed.
         precision: what the networks were computed in.
-        code: versions of the packages that run plugins, by name.
+        code: versions of the packages with plugins, and hashes of their source, by name.
         points: by seed.
     """
 
@@ -74,8 +74,9 @@ def collect(records: Iterable[Record], root: Path, left_out: list[str] | None = 
     """Sort records into the rows of a table.
 
     A run that ended before its teacher was known goes to the runs that were to have the same one, if those had one
-    teacher and one test split. Runs that differ in nothing but the version of a package are two rows. A run whose
-    record lies in two folders counts once; if the two disagree, the first that finished counts, and a note says so.
+    teacher and one test split. Runs that differ in nothing but the version or the source of a package are two rows. A
+    run whose record lies in two folders counts once; if the two disagree, the first that finished counts, and a note
+    says so.
 
     Args:
         records: any number of them, in any order.
@@ -136,24 +137,31 @@ def _adopt(found: dict[_Key, list[Point]], specs: dict[_Key, RunSpec]) -> None:
         found[new].extend(found.pop(key))
 
 
+#: Source of the core: every edit of it changes the hash, though few change a result. Runs that differ in nothing else
+#: are one row, whose code has both hashes.
+_CORE = "dfkd_bench source"
+
+
 def _by_code(points: list[Point]) -> list[tuple[dict[str, str], list[Point]]]:
-    """The points by the versions of the packages of which there are several; with the versions of each."""
-    versions: dict[str, set[str]] = defaultdict(set)
-    for plugins in _distinct(point.environment.plugins for point in points):
-        for name, version in plugins.items():
-            versions[name].add(version)
-    mixed = sorted(name for name, found in versions.items() if len(found) > 1)
+    """The points by the versions of packages, and the hashes of their source, of which there are several; with all."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for environment in {id(point.environment): point.environment for point in points}.values():
+        for name, version in _code(environment).items():
+            found[name][version] = None
+    mixed = sorted(name for name, versions in found.items() if len(versions) > 1 and name != _CORE)
     if not mixed:
-        return [({name: next(iter(found)) for name, found in sorted(versions.items())}, points)]
+        return [({name: " + ".join(sorted(versions)) for name, versions in sorted(found.items())}, points)]
     parts: dict[tuple[str, ...], list[Point]] = defaultdict(list)
     for point in points:
-        parts[tuple(point.environment.plugins.get(name, "") for name in mixed)].append(point)
+        code = _code(point.environment)
+        parts[tuple(code.get(name, "") for name in mixed)].append(point)
     return [(_by_code(part)[0][0], part) for part in parts.values()]
 
 
-def _distinct(dicts: Iterable[dict[str, str]]) -> Iterable[dict[str, str]]:
-    # The environments are shared, so there are few objects among very many.
-    return {id(found): found for found in dicts}.values()
+def _code(environment: Environment) -> dict[str, str]:
+    """Versions of the distributions with plugins, and hashes of the packages' source where the record has them."""
+    source: dict[str, str] = getattr(environment, "code", None) or {}  # records of earlier versions have none
+    return environment.plugins | {f"{package} source": digest for package, digest in source.items()}
 
 
 def _once(points: list[Point], notes: list[str]) -> list[Point]:
@@ -242,7 +250,7 @@ class _Points:
             found.platform,
             *sorted(found.versions.items()),
             "",
-            *sorted(found.plugins.items()),
+            *sorted(_code(found).items()),
         )
         return self._environments.setdefault(key, found)
 

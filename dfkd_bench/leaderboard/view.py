@@ -135,7 +135,7 @@ def notes(cell: Cell) -> Iterator[str]:
     )
     for row in cell.rows:
         for reason in row.reasons:
-            yield plain(f"{row.label}, {reason}")
+            yield plain(f"{row.label}, {reason}", 299).rstrip(".") + "."
 
 
 def _sources(cell: Cell) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _sources(cell: Cell) -> Iterator[str]:
             teacher = f" Its teacher has {number(found.teacher_claimed)} %, ours {number(found.teacher_measured)} %."
         changed = " Options were changed." if row.changed else ""
         others = len(row.comparisons) - 1
-        more = f" {others} more in `dfkd-bench claims`." if others else ""
+        more = f" {others} more: dfkd-bench claims." if others else ""
         text = f"{row.label}: {found.claim.method} {number(found.claim.top1)} %, {found.verdict}; {found.claim.source}."
         yield plain(text + teacher + changed + more, 600)
 

@@ -312,3 +312,17 @@ sys.exit(bool({"torch", "rich", "pandas"} & set(sys.modules)))
 """
     done = program(code=code)
     assert done.code == 0, done
+
+
+def test_another_source_of_a_plugin_is_another_row_and_of_the_core_a_note():
+    def from_source(seed, accuracy, **source):
+        record = make_record(make_spec(seed=seed), accuracy)
+        object.__setattr__(record.environment, "__dict__", record.environment.__dict__ | {"code": source})
+        return record
+
+    core = build_table([from_source(0, 1.0, dfkd_bench="aa"), from_source(1, 2.0, dfkd_bench="bb")])
+    row = only_row(core)
+    assert (row.statistics.n, row.code["dfkd_bench source"]) == (2, "aa + bb")
+    assert core.notes == ("Mixed code: rows were measured with dfkd_bench source aa + bb.",)
+    plugin = build_table([from_source(0, 1.0, stranger="aa"), from_source(1, 2.0, stranger="bb")])
+    assert [row.variant for row in only_cell(plugin).rows] == ["stranger source=bb", "stranger source=aa"]
