@@ -1,7 +1,8 @@
 """Seconds and memory of large grids: `python benchmarks/grids.py [--records 20000] [--folder PATH]`.
 
 Plans 5,000 runs in a process of its own, imports and all, with no record there and with half of them; makes the
-leaderboard of many records with curves of 200 epochs, in every text form. Prints what was measured; nothing here is asserted in a test.
+leaderboard of many records with curves of 200 epochs, in every text form. Prints what was measured; nothing here is
+asserted in a test.
 The records and their curves take some 30 KB each while it runs, below `--folder`.
 """
 

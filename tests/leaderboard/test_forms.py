@@ -109,6 +109,12 @@ def test_the_table_of_the_repository_says_what_its_records_say(ours):
     assert {name for name, kind in kinds.items() if kind == "reference"} == {"real-data", "scratch"}
 
 
+def test_the_repositorys_csv_is_that_of_its_records():
+    folder = ROOT / "results" / "reference" / "digits-quick"
+    made = csv_text(read_table(Results(folder), Installed(default_registry())))
+    assert (folder / "leaderboard.csv").read_text(encoding="utf-8") == made
+
+
 def test_the_csv_loads_with_the_documented_types(ours):
     table = loaded(ours)
     assert list(table.columns) == [column.name for column in COLUMNS]
