@@ -9,6 +9,7 @@ import typer
 
 from dfkd_bench.cli import (
     check,
+    claims,
     grid,
     leaderboard,
     listings,
@@ -44,6 +45,7 @@ app.command("merge", rich_help_panel=_RESULTS, epilog=merge.EXAMPLES)(merge.merg
 app.command("publish", rich_help_panel=_RESULTS, epilog=publish.EXAMPLES)(publish.publish)
 app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
 app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
+app.command("claims", rich_help_panel=_LOOK_UP, epilog=claims.EXAMPLES)(claims.claims)
 app.command("models", rich_help_panel=_LOOK_UP)(listings.models)
 app.command("datasets", rich_help_panel=_LOOK_UP)(listings.datasets)
 app.command("plugins", rich_help_panel=_WRITE)(listings.plugins)

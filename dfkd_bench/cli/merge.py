@@ -18,13 +18,15 @@ def merge(
 ) -> None:
     """Copy the records of several results folders into a new one, unless they contradict each other."""
     from dfkd_bench.errors import DfkdError
+    from dfkd_bench.hooks.registry import default_registry
+    from dfkd_bench.planning.installed import Installed
     from dfkd_bench.sharing.merge import Contradiction
     from dfkd_bench.sharing.merge import merge as merge_folders
 
     if len(sources) < 2:
         raise DfkdError("merge takes two results folders or more: dfkd-bench merge A B --into C")
     try:
-        merged = merge_folders(sources, into)
+        merged = merge_folders(sources, into, Installed(default_registry()))
     except Contradiction as error:
         for finding in error.findings:
             typer.echo(str(finding))

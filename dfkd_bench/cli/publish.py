@@ -44,10 +44,13 @@ def publish(
 ) -> None:
     """Open a pull request with the records of a results folder, after `verify`. Nothing else ever sends anything."""
     from dfkd_bench.errors import DfkdError
+    from dfkd_bench.hooks.registry import default_registry
+    from dfkd_bench.planning.installed import Installed
     from dfkd_bench.sharing.verify import verify
 
     where = chosen(folder, results)
-    verdict = verify(where)
+    known = Installed(default_registry())
+    verdict = verify(where, known=known)
     show(verdict)
     if verdict.findings:
         typer.echo("nothing was published: mend the folder, or publish another one")
@@ -57,7 +60,8 @@ def publish(
     from dfkd_bench.sharing.publish import hub_datasets, open_pull_request, packed
 
     kind: RepoType = repo_type.value
-    with packed(where, repo_id, kind, task_id=task_id, path_in_repo=path_in_repo, datasets=hub_datasets()) as package:
+    asked = {"task_id": task_id, "path_in_repo": path_in_repo}
+    with packed(where, repo_id, kind, **asked, datasets=hub_datasets(), known=known) as package:
         _announce(package, repo_id, kind)
         if dry_run:
             return

@@ -49,9 +49,11 @@ def verify(
     if grid is None and (where / _GRID_FILE).is_file():
         grid = where / _GRID_FILE
     expected = {} if grid is None else _asked(grid, where, data_root)
+    from dfkd_bench.hooks.registry import default_registry
+    from dfkd_bench.planning.installed import Installed
     from dfkd_bench.sharing.verify import verify as verify_folder
 
-    verdict = verify_folder(where, expected)
+    verdict = verify_folder(where, expected, Installed(default_registry()))
     show(verdict)
     if verdict.findings:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.results.curves import CURVE_FILE
@@ -17,6 +18,9 @@ from dfkd_bench.sharing.findings import Finding
 from dfkd_bench.sharing.folders import TABLE_FILE, run_folders
 from dfkd_bench.sharing.one_run import check_run
 from dfkd_bench.sharing.table_file import table_text
+
+if TYPE_CHECKING:
+    from dfkd_bench.leaderboard.build import Known
 
 __all__ = ["Contradiction", "Merged", "merge"]
 
@@ -61,7 +65,7 @@ class _Run:
     files: tuple[str, ...]
 
 
-def merge(sources: Sequence[Path], into: Path) -> Merged:
+def merge(sources: Sequence[Path], into: Path, known: Known | None = None) -> Merged:
     """Copy the runs of all sources into one new folder, each into a folder named by its hash, and make the table.
 
     A kill leaves the new folder unmade. Asked for again when it is there, nothing is written.
@@ -69,6 +73,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
     Args:
         sources: results folders; each run's folder is checked as `verify` does, and the runs against each other.
         into: the new folder, which must not hold anything else.
+        known: what is installed, for the new table.
 
     Raises:
         Contradiction: one run with two contents, two teachers under one name, or a folder that does not fit in itself.
@@ -108,7 +113,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
         merged.code = {source: sorted(versions) for source, versions in code.items()}
     merged.is_new = not _holds(into, runs)
     if merged.is_new:
-        _write(into, runs)
+        _write(into, runs, known)
     return merged
 
 
@@ -156,7 +161,7 @@ def _copied(run: _Run, folder: Path) -> bool:
     return there and all((folder / name).read_bytes() == (run.folder / name).read_bytes() for name in run.files)
 
 
-def _write(into: Path, runs: dict[str, _Run]) -> None:
+def _write(into: Path, runs: dict[str, _Run], known: Known | None) -> None:
     temporary = into.with_name(f".{into.name}.merging")
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +177,7 @@ def _write(into: Path, runs: dict[str, _Run]) -> None:
             (temporary / name).mkdir()
             for file in run.files:
                 _copy(run.folder / file, temporary / name / file)
-        (temporary / TABLE_FILE).write_text(table_text(temporary), encoding="utf-8", newline="")
+        (temporary / TABLE_FILE).write_text(table_text(temporary, known), encoding="utf-8", newline="")
         temporary.rename(into)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)

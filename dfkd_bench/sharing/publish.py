@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.results.curves import CURVE_FILE
@@ -17,6 +17,9 @@ from dfkd_bench.results.scan import RECORD_FILE
 from dfkd_bench.sharing.folders import TABLE_FILE, careful_record, run_folders
 from dfkd_bench.sharing.hub_results import HubDataset, eval_results
 from dfkd_bench.sharing.table_file import table_text
+
+if TYPE_CHECKING:
+    from dfkd_bench.leaderboard.build import Known
 
 __all__ = ["Package", "RepoType", "hub_datasets", "open_pull_request", "packed"]
 
@@ -59,6 +62,7 @@ def packed(
     task_id: str = "default",
     path_in_repo: str = "results",
     datasets: Mapping[str, HubDataset],
+    known: Known | None = None,
 ) -> Iterator[Package]:
     """What would be published of a results folder, copied into a temporary folder: records, curves, pictures, table.
 
@@ -71,6 +75,7 @@ def packed(
         task_id: the task of the evaluation results.
         path_in_repo: the records' folder there.
         datasets: those that the hub has, by our names.
+        known: what is installed, for the table.
 
     Raises:
         DfkdError: there is nothing to publish, or a folder cannot be read or written.
@@ -85,7 +90,7 @@ def packed(
             records = [_copy(run, target) for run in run_folders(results)]
             if not records:
                 raise DfkdError(f"there are no records in {results}: nothing to publish")
-            (target / TABLE_FILE).write_text(table_text(target), encoding="utf-8", newline="")
+            (target / TABLE_FILE).write_text(table_text(target, known), encoding="utf-8", newline="")
             entries = eval_results(records, datasets, task_id, f"{_HUB}/{_PLURAL[repo_type]}{repo_id}")
             for file, text in entries.items():
                 (folder / _EVAL_RESULTS).mkdir(exist_ok=True)

@@ -9,9 +9,13 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfkd_bench.sharing.findings import Finding
 from dfkd_bench.sharing.folders import usable_records
+
+if TYPE_CHECKING:
+    from dfkd_bench.leaderboard.build import Known
 
 __all__ = ["check_table", "table_text"]
 
@@ -19,19 +23,24 @@ _RUNS = "runs"  # the column of the runs' hashes, separated by spaces
 _ROUNDING = 1e-9  # of sums in another order, by another version of a library
 
 
-def table_text(folder: Path) -> str:
+def table_text(folder: Path, known: Known | None) -> str:
     """The table of all records below a folder that can be read, as the text of `leaderboard.csv`.
+
+    Args:
+        folder: the records' folder.
+        known: what is installed, as `leaderboard.build.read_table` wants it.
 
     Raises:
         DfkdError: the folder cannot be read.
     """
-    from dfkd_bench.leaderboard.table import build
+    from dfkd_bench.leaderboard.build import build_table
+    from dfkd_bench.leaderboard.csv_form import csv_text
 
-    return build(usable_records(folder)).to_csv(index=False)
+    return csv_text(build_table(usable_records(folder), known, folder))
 
 
-def check_table(path: Path) -> Iterator[Finding]:
-    """What does not fit between a table and the records.
+def check_table(path: Path, known: Known | None) -> Iterator[Finding]:
+    """What does not fit between a table and the records; `known` is what is installed.
 
     Raises:
         DfkdError: the records' folder cannot be read.
@@ -49,7 +58,7 @@ def check_table(path: Path) -> Iterator[Finding]:
     except csv.Error as error:
         yield Finding(path, "content", f"is no CSV ({error})")
         return
-    expected_header, *expected = list(csv.reader(io.StringIO(table_text(path.parent), newline="")))
+    expected_header, *expected = list(csv.reader(io.StringIO(table_text(path.parent, known), newline="")))
     if header != expected_header:
         odd = sorted(set(header) ^ set(expected_header)) or ["their order"]
         yield Finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.results import pending
@@ -15,6 +16,9 @@ from dfkd_bench.sharing.findings import Finding
 from dfkd_bench.sharing.folders import walk
 from dfkd_bench.sharing.one_run import check_run
 from dfkd_bench.sharing.table_file import check_table
+
+if TYPE_CHECKING:
+    from dfkd_bench.leaderboard.build import Known
 
 __all__ = ["Verdict", "verify"]
 
@@ -36,12 +40,13 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
 
 
-def verify(folder: Path, expected: Mapping[str, str] | None = None) -> Verdict:
+def verify(folder: Path, expected: Mapping[str, str] | None = None, known: Known | None = None) -> Verdict:
     """Check a results folder, sub-folders included. Nothing is written.
 
     Args:
         folder: the results folder.
         expected: runs that must be there: titles by hash; those of grids that are not done are known without it.
+        known: what is installed: tables are made anew with it, as `leaderboard.build.read_table` wants it.
 
     Raises:
         DfkdError: there is no such folder, or a part of it cannot be read.
@@ -62,7 +67,7 @@ def verify(folder: Path, expected: Mapping[str, str] | None = None) -> Verdict:
     verdict.findings += check_between(digests)
     for table in tables:
         verdict.tables += 1
-        verdict.findings += check_table(table)
+        verdict.findings += check_table(table, known)
     verdict.findings += _missing(folder, {digest.run for digest in digests}, expected or {})
     return verdict
 

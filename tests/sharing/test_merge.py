@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from support.e2e_kit import cli, make_record, make_spec
-from support.sharing_kit import OTHER, first_run, remade_table, write_run
+from support.sharing_kit import KNOWN, OTHER, first_run, remade_table, write_run
 
 from dfkd_bench.results.records import Environment, Results
 from dfkd_bench.sharing import merge as module
@@ -39,7 +39,7 @@ def test_two_folders_become_one_that_verifies(two, tmp_path):
     done = cli("merge", a, b, "--into", tmp_path / "new" / "c")
     assert done.code == 0, done
     assert "4 runs (0 in more than one source) merged into" in done.out
-    verdict = verify(tmp_path / "new" / "c")
+    verdict = verify(tmp_path / "new" / "c", known=KNOWN)
     assert (verdict.findings, verdict.records, verdict.tables) == ([], 4, 1)
     merged = contents(tmp_path / "new" / "c")
     assert before[0].items() <= merged.items()
@@ -71,7 +71,7 @@ def test_the_same_run_with_the_same_bytes_is_taken_once(two, tmp_path):
     shutil.copytree(first_run(a), first_run(b))
     done = cli("merge", a, b, "--into", tmp_path / "c")
     assert "4 runs (1 in more than one source)" in done.out
-    assert verify(tmp_path / "c").findings == []
+    assert verify(tmp_path / "c", known=KNOWN).findings == []
 
 
 def test_one_run_with_two_results_is_a_contradiction(two, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
 from support.e2e_kit import cli, make_record, make_spec
-from support.sharing_kit import first_run, percent, remade_table, write_run
+from support.sharing_kit import KNOWN, first_run, percent, remade_table, write_run
 
 from dfkd_bench.results.records import Results
 from dfkd_bench.sharing.hub_results import HubDataset, eval_results
@@ -42,7 +42,7 @@ class StandIn:
         self.files = {
             path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
         }
-        verified = verify(folder / "results")
+        verified = verify(folder / "results", known=KNOWN)
         assert verified.findings == []
         return SimpleNamespace(pr_url=URL)
 

@@ -7,15 +7,19 @@ from pathlib import Path
 from PIL import Image
 
 from dfkd_bench.files import file_hash
+from dfkd_bench.hooks.registry import default_registry
 from dfkd_bench.leaderboard.update import update_leaderboard
+from dfkd_bench.planning.installed import Installed
 from dfkd_bench.results.curves import CurvePoint
 from dfkd_bench.results.progress_file import accuracy_of
 from dfkd_bench.results.records import Record, Results
 from support.e2e_kit import make_record, make_spec
 
-__all__ = ["IMAGES", "OTHER", "first_run", "percent", "remade_table", "write_run"]
+__all__ = ["IMAGES", "KNOWN", "OTHER", "first_run", "percent", "remade_table", "write_run"]
 
 IMAGES = 359
+#: What is installed, as the command line has it for tables.
+KNOWN = Installed(default_registry())
 #: A second method's spec.
 OTHER = {"distiller": {"name": "kd", "options": {"tau": 4.0}}}
 
@@ -58,7 +62,7 @@ def write_run(folder: Path, seed: int = 0, hits: int = 300, spec: dict | None = 
 
 def remade_table(folder: Path) -> None:
     """`leaderboard.csv` from what is there now."""
-    update_leaderboard(Results(folder), lambda error: None)
+    update_leaderboard(Results(folder), lambda error: None, KNOWN)
 
 
 def first_run(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from support.e2e_kit import (
     teachers_folder,
     tiny,
 )
-from support.sharing_kit import write_run
+from support.sharing_kit import KNOWN, write_run
 
 from dfkd_bench import DfkdError, hookimpl
 from dfkd_bench.hooks.events import RunEvent
@@ -72,7 +72,7 @@ def test_events_become_lines_of_json_beside_the_record(registry, tmp_path):
     assert [line["accuracy"] for line in lines if line["event"] == "epoch"] == [p.accuracy for p in record.curve()]
     assert lines[-1]["record"]["accuracy"]["last"] == record.accuracy.last
     assert [path.name for path in tmp_path.iterdir()] == [record.run]
-    assert verify(tmp_path).findings == []
+    assert verify(tmp_path, known=KNOWN).findings == []
     # A second start of the run appends.
     track(registry, "jsonl", tmp_path, story(record))
     assert (tmp_path / record.run / "events.jsonl").read_text(encoding="utf-8").startswith(text)
@@ -115,7 +115,7 @@ def test_tensorboard_gets_curve_bank_cost_picture_and_text(registry, tmp_path, h
     (picture,) = found.Images("images")
     assert (picture.width, picture.height, picture.step) == (8, 8, 2)
     assert any("noise" in part.decode() for part in found.Tensors("spec/text_summary")[0].tensor_proto.string_val)
-    assert verify(tmp_path).findings == []
+    assert verify(tmp_path, known=KNOWN).findings == []
 
 
 def test_filters_histograms_become_histograms(tmp_path):
@@ -204,7 +204,7 @@ def test_the_command_line_turns_trackers_on_and_the_pictures_hash_is_in_the_reco
     kinds = [json.loads(line)["event"] for line in path.read_text(encoding="utf-8").splitlines()]
     assert (kinds[0], kinds[-1], kinds.count("epoch")) == ("started", "finished", 2)
     # A whole run of today, with the hash of its picture.
-    verdict = verify(tmp_path / "r")
+    verdict = verify(tmp_path / "r", known=KNOWN)
     assert (verdict.findings, verdict.records, verdict.unchecked_pictures) == ([], 1, 0)
     assert "unknown tracker 'jsonll'" in cli(*asked, "--tracker", "jsonll").err
 
