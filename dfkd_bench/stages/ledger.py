@@ -88,6 +88,38 @@ class CostLedger:
             self._asides.append((name, watch.seconds))
             self._open = around
 
+    @contextmanager
+    def measured(self) -> Iterator[PhaseCost]:
+        """What is inside costs, by itself; it is booked to the open phase as ever. Complete when the block has ended."""
+        part = PhaseCost()
+        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
+        self._synchronize()
+        start = time.perf_counter()
+        yield part
+        self._synchronize()
+        part.seconds = time.perf_counter() - start
+        if self._open is not None:
+            now = self.phases[self._open]
+            part.forward, part.backward = (
+                {role: count - before.get(role, 0) for role, count in after.items() if count != before.get(role, 0)}
+                for before, after in ((opened.forward, now.forward), (opened.backward, now.backward))
+            )
+            part.flops = now.flops - opened.flops
+
+    def repeat(self, part: PhaseCost) -> None:
+        """Book what a part `measured` when it was made, whose result was now read from a cache instead.
+
+        So a run costs the same whether it found the part or made it.
+        """
+        if self._open is None:
+            return
+        cost = self.phases[self._open]
+        cost.seconds += part.seconds
+        cost.flops += part.flops
+        for passes, more in ((cost.forward, part.forward), (cost.backward, part.backward)):
+            for role, count in more.items():
+                passes[role] = passes.get(role, 0) + count
+
     def watch(self, module: nn.Module, role: str) -> list[RemovableHandle]:
         """Count every pass of `module` under `role` from now on. Its first positional argument is the batch.
 

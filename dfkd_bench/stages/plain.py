@@ -91,11 +91,12 @@ class Distillation(Distiller[DistillationOptions]):
         return frozenset({"targets"}) if options.target_weight else frozenset()
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
-        """`kd`, and `target` if it has a weight."""
+        """`kd`, and `target` if it has a weight; soft labels, where there are some, take the targets' place."""
         with torch.no_grad():
             wanted = teacher(batch.images)
         logits = student(batch.images)
         losses = {"kd": kl_divergence(logits, wanted, self.options.tau)}
         if self.options.target_weight:
-            losses["target"] = self.options.target_weight * F.cross_entropy(logits, batch.targets)
+            wanted_classes = batch.targets if batch.soft is None else batch.soft
+            losses["target"] = self.options.target_weight * F.cross_entropy(logits, wanted_classes)
         return losses
