@@ -111,8 +111,8 @@ class Preset(BaseModel):
 class Method(BaseModel):
     """A named recipe.
 
-    `paper` is an arXiv identifier. `schedule` holds fields of `Schedule`; what neither it nor the preset gives has
-    the default there.
+    `paper` is an arXiv identifier, `note` what a user should know of its source. `schedule` holds fields of `Schedule`;
+    what neither it nor the preset gives has the default there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,6 +126,7 @@ class Method(BaseModel):
     distiller: StageChoice = StageChoice(name="kd")
     schedule: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[Preset, ...] = ()
+    note: str | None = None
 
     def preset_names(self) -> list[str]:
         """Names of its presets, in order."""

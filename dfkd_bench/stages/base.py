@@ -137,7 +137,7 @@ class Stage(Generic[OptionsT]):
 
     @classmethod
     def unmet(cls, options: OptionsT, teacher: NetworkFacts, student: NetworkFacts, card: DatasetCard) -> str | None:
-        """What these options ask for and cannot have here, in a sentence that says what to do; None if there is nothing.
+        """What these options ask for and cannot have here, ending a sentence that begins with the stage; else None.
 
         Asked before anything runs: a model that is not on this machine, options that contradict the dataset.
         """

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
 __all__ = ["CostLedger", "PhaseCost"]
@@ -90,7 +90,7 @@ class CostLedger:
 
     @contextmanager
     def measured(self) -> Iterator[PhaseCost]:
-        """What is inside costs, by itself; it is booked to the open phase as ever. Complete when the block has ended."""
+        """What the inside costs, complete when the block has ended; it is booked to the open phase as ever."""
         part = PhaseCost()
         opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
         self._synchronize()
@@ -134,7 +134,7 @@ class CostLedger:
             nonlocal batch_shape, armed
             batch_shape, armed = args[0].shape, False
             if batch_shape[1:] not in flops_per_image:
-                counting.append(FlopCounterMode(display=False))
+                counting.append(FlopCounterMode(display=False, custom_mapping=_ON_THE_CPU))
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -193,6 +193,16 @@ class CostLedger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+# The counter knows attention on a GPU alone.
+_ON_THE_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 class _Watch:

@@ -278,3 +278,17 @@ def test_a_part_that_was_measured_can_be_booked_again():
     again = ledger.phases["q"]
     assert (again.forward, again.backward, again.flops) == ({"net": 8}, {"net": 8}, 2 * part.flops)
     assert again.seconds >= 2 * part.seconds
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_is_counted_on_the_cpu_too():
+    ledger, layer = CostLedger(CPU), Attention()
+    ledger.watch(layer, "net")
+    with ledger.phase("p") as cost, torch.no_grad():
+        layer(torch.rand(3, 2, 5, 8))  # 3 images of 2 heads of 5 tokens with 8 numbers each
+    # Two products of [5, 8] and [8, 5] or back, in each head: 2 x 5 x 5 x 8 operations each.
+    assert cost.flops == 3 * 2 * 2 * (2 * 5 * 5 * 8)
