@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, joined_names
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["source_hashes"]
@@ -31,7 +31,8 @@ _DECISIVE = {
 
 def source_hashes(spec: RunSpec, registry: Registry) -> dict[str, str]:
     """By package: the first 16 hex digits of the SHA-256 of its Python files. A package without files has none."""
-    things = [registry.load(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    chosen = [(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    things = [registry.load(kind, part) for kind, name in chosen for part in joined_names(kind, name)]
     provided = registry.provided("model")
     things += [registry.load("model", name) for name in spec.pair.model_dump().values() if name in provided]
     packages = {"dfkd_bench", *(thing.__module__.partition(".")[0] for thing in things if hasattr(thing, "__module__"))}

@@ -29,8 +29,10 @@ def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
 
 @hookimpl
 def dfkd_filters(register: Callable[[str, Any], None]) -> None:
-    """The cosine filter."""
+    """The cosine filter, and those by the teacher's confidence."""
     register("cosine", "dfkd_dda.cosine:CosineFilter")
+    register("confidence", "dfkd_dda.confidence:ConfidenceFilter")
+    register("lenient", "dfkd_dda.confidence:LenientFilter")
 
 
 @hookimpl

@@ -25,15 +25,18 @@ __all__ = ["find_model", "identity", "load_pretrained", "missing", "quiet"]
 _INDEX = "model_index.json"
 
 
-def find_model(model: str, revision: str | None) -> Path | None:
-    """The folder of a pipeline: a local one, or a repository's snapshot in the local cache; None if it is not here."""
+def find_model(model: str, revision: str | None, index: str = _INDEX) -> Path | None:
+    """The folder of a model: a local one, or a repository's snapshot in the local cache; None if it is not here.
+
+    `index` is a file that every such repository has.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     local = Path(model).expanduser()
     if local.is_dir():
         return local
     try:
-        found = try_to_load_from_cache(model, _INDEX, revision=revision or "main")
+        found = try_to_load_from_cache(model, index, revision=revision or "main")
     except ValueError:  # no repository has such a name
         return None
     return Path(found).parent if isinstance(found, str) else None
