@@ -90,6 +90,9 @@ def run(
     gpus_per_run: GpusPerRun = None,
     cpus_per_run: CpusPerRun = 1,
     checkpoint_seconds: CheckpointSeconds = 60,
+    keep_bank: Annotated[
+        bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
@@ -129,6 +132,8 @@ def run(
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
+    if keep_bank:
+        _say_what_is_not_kept(bench, [spec for spec in specs if states[spec.hash] == "done"])
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
@@ -149,6 +154,7 @@ def run(
                 options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
                 checkpoint_seconds=checkpoint_seconds,
                 retry=retry is not None,
+                keep_bank=keep_bank,
             )
     except KeyboardInterrupt:
         typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
@@ -161,6 +167,12 @@ def run(
         typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
     _end(done)
+
+
+def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
+    lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
+    if lacking:
+        typer.echo(f"{lacking} runs are done already and kept no images: another --results runs them anew")
 
 
 def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
