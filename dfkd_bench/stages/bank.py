@@ -182,8 +182,8 @@ class ImageBank:
             self._soft = batch.soft.new_zeros((len(self._images), batch.soft.shape[1]))
             self._soft[: self._count] = F.one_hot(self.targets, batch.soft.shape[1]).float()
         if self._soft is not None:
-            hard = batch.soft is None
-            self._soft[place] = F.one_hot(batch.targets, self._soft.shape[1]).float() if hard else batch.soft
+            hard = F.one_hot(batch.targets, self._soft.shape[1]).float()
+            self._soft[place] = hard if batch.soft is None else batch.soft
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """The next `count` images (uint8) and targets of the shuffled passes.

@@ -160,7 +160,8 @@ class PixelDiffusion(PretrainedAugmenter[PixelDiffusionOptions]):
             seen = unet(noisy.to(unet.dtype), at).sample.float()
             # Models that also learned the variance put it behind the noise.
             noisy = scheduler.step(seen[:, :3], at, noisy).prev_sample
-        return (noisy / 2 + 0.5).clamp(0, 1)
+        made: Tensor = (noisy / 2 + 0.5).clamp(0, 1)
+        return made
 
 
 def _encode(vae: Any, images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -50,15 +50,14 @@ def test_the_vendi_score_is_the_original_packages():
 
 
 def test_coverage_by_hand():
-    # With one neighbor the radii are 1, 1, 5 for the real ones and 0.5, 0.5, 40 for the made ones.
+    # With one neighbor the radii are 1, 1, 5 for the real ones and 0.5 for each of the made ones.
     real = torch.tensor([[0.0], [1.0], [6.0]])
-    made = torch.tensor([[0.25], [0.75], [50.0]])
+    made = torch.tensor([[0.25], [0.75], [50.0], [50.5]])
     found = coverage(real, made, nearest=1)
-    assert found.precision == pytest.approx(2 / 3)  # 50 lies in no neighborhood
-    # 0 is 0.25 from 0.25, 1 is 0.25 from 0.75, 6 is 44 from 50 and lies beyond 49.25.
-    assert found.recall == pytest.approx(2 / 3)
-    # 0.25 and 0.75 lie within 1 of both 0 and 1; 6 reaches down to 1 and not below.
-    assert found.density == pytest.approx((2 + 2 + 0) / 3)
+    assert found.precision == pytest.approx(2 / 4)  # 50 and 50.5 lie in no neighborhood
+    assert found.recall == pytest.approx(2 / 3)  # 0 and 1 are 0.25 from a made one, 6 is 5.25 from 0.75
+    # 0.25 and 0.75 lie within 1 of both 0 and 1; the neighborhood of 6 reaches down to 1.
+    assert found.density == pytest.approx((2 + 2 + 0 + 0) / 4)
     assert found.coverage == pytest.approx(2 / 3)
 
 
