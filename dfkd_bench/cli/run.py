@@ -48,6 +48,10 @@ def run(
         list[str] | None, typer.Option(help="TEACHER:STUDENT, networks of `dfkd-bench models`. May be repeated.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that lists the runs.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="A grid file that comes with a plugin: threshold, variations, strength, augmenters, ..."),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="HASH", help="Run only the run with this hash. May be repeated.")
     ] = None,
@@ -127,6 +131,7 @@ def run(
             precision=precision.value,
             here=engine is not EngineChoice.ray,
         )
+        grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
         states = _states(bench, runs, retry is not None)
     specs = [run.spec for run in runs]
@@ -167,6 +172,20 @@ def run(
         typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
     _end(done)
+
+
+def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
+    """The grid file that is meant."""
+    from dfkd_bench.errors import DfkdError, unknown_name
+
+    if study is None:
+        return grid
+    if grid is not None:
+        raise DfkdError("--study is a grid file that comes with a plugin: leave out --grid, or --study")
+    known = bench.registry.studies()
+    if study not in known:
+        raise unknown_name("study", study, known)
+    return known[study]
 
 
 def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -164,6 +165,11 @@ class Registry:
             ) from error
         return target
 
+    def studies(self) -> dict[str, Path]:
+        """Grid files by name: those in the folder `studies` beside a plugin's module."""
+        folders = [Path(file).parent / "studies" for p in self._manager.get_plugins() if (file := _file_of(p))]
+        return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
     def listen(self, plugin: object) -> None:
         """Add a plugin for the `dfkd_run_event` hook while the program runs."""
         self._manager.register(plugin)
@@ -213,6 +219,10 @@ def joined_names(kind: str, name: str) -> list[str]:
 def default_registry() -> Registry:
     """The registry of everything installed, made once."""
     return Registry()
+
+
+def _file_of(plugin: object) -> str | None:
+    return getattr(plugin, "__file__", None)
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
