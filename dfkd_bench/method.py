@@ -14,10 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["SMALL", "Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
+__all__ = ["SMALL", "Method", "MethodKind", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
 """Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
+
+MethodKind = Literal["method", "null", "reference"]
+"""What a recipe is there for: to be compared; to show what nothing gives; to show what the real data give."""
 
 
 class StageChoice(BaseModel):
@@ -125,15 +128,18 @@ class Preset(BaseModel):
 class Method(BaseModel):
     """A named recipe.
 
-    `paper` is an arXiv identifier, `note` what a user should know of its source. `schedule` holds fields of `Schedule`;
-    what neither it nor the preset gives has the default there.
+    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite, `note` what a user should know of its source.
+    A leaderboard ranks the kind `method` alone and sets null baselines and references apart. `schedule` holds fields of
+    `Schedule`; what neither it nor the preset gives has the default there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     summary: str
+    kind: MethodKind = "method"
     paper: str | None = None
+    bibtex: str | None = None
     synthesizer: StageChoice
     augmenter: StageChoice = StageChoice(name="none")
     filter: StageChoice = StageChoice(name="all")

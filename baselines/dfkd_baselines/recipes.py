@@ -13,6 +13,7 @@ rounds is cut; where the official rounds do not fit once in each epoch, first th
 
 from __future__ import annotations
 
+from dfkd_baselines.citations import CITATIONS
 from dfkd_bench import SMALL, Method, Preset, use
 
 _QUICK = {"epochs": 6, "steps_per_epoch": 80, "batch_size": 128, "lr": 0.1}
@@ -45,6 +46,7 @@ DEEPINVERSION = Method(
     summary="pixels optimized to match BatchNorm statistics, with a competing student (adaptive); the preset quick "
     "fills its bank before the student learns, so there it never competes",
     paper="1912.08795",
+    bibtex=CITATIONS["1912.08795"],
     synthesizer=use("deepinversion"),
     presets=(
         Preset(name="quick", synthesizer=use("deepinversion", batch_size=96, steps=80, bn=0.03), schedule=_QUICK_BANK),
@@ -58,6 +60,7 @@ CMI = Method(
     summary="contrastive model inversion: a generator inverted anew each round, images kept apart by contrast; the "
     "preset quick fills its bank before the student learns, so there its adversary never plays",
     paper="2105.08584",
+    bibtex=CITATIONS["2105.08584"],
     synthesizer=use("cmi"),
     presets=(
         Preset(
@@ -84,6 +87,7 @@ DAFL = Method(
     name="dafl",
     summary="data-free learning of student networks: a generator for confident, active, balanced teacher outputs",
     paper="1904.01186",
+    bibtex=CITATIONS["1904.01186"],
     synthesizer=use("generative", latent_dim=512, oh=1.0, act=1e-3, bal=20.0),
     distiller=use("kd", tau=1.0),
     presets=(
@@ -97,6 +101,7 @@ ZSKT = Method(
     name="zskt",
     summary="zero-shot knowledge transfer: a generator that seeks images on which student and teacher differ",
     paper="1905.09768",
+    bibtex=CITATIONS["1905.09768"],
     synthesizer=use("generative", adv=1.0),
     distiller=use("kd", tau=1.0),
     presets=(
@@ -110,6 +115,7 @@ DFAD = Method(
     name="dfad",
     summary="data-free adversarial distillation: as zskt, with the mean distance of the logits for both players",
     paper="1912.11006",
+    bibtex=CITATIONS["1912.11006"],
     synthesizer=use("generative", adv=1.0, adv_kind="l1"),
     distiller=use("l1"),
     presets=(
@@ -123,6 +129,7 @@ DFQ = Method(
     name="dfq",
     summary="data-free adversarial distillation with BatchNorm statistics and class balance",
     paper="2005.04136",
+    bibtex=CITATIONS["2005.04136"],
     synthesizer=use("generative", bn=1.0, oh=1.0, adv=1.0, bal=20.0),
     distiller=use("kd", tau=1.0),
     presets=(
@@ -141,6 +148,7 @@ FAST = Method(
     name="fast",
     summary="FastDFKD: a meta-learned generator that a few steps adapt to new images",
     paper="2112.06253",
+    bibtex=CITATIONS["2112.06253"],
     synthesizer=use("fast"),
     presets=(
         Preset(
@@ -173,6 +181,7 @@ CSD = Method(
     name="csd",
     summary="customized synthetic data: images on which the student's auxiliary head fails",
     paper="2307.04542",
+    bibtex=CITATIONS["2307.04542"],
     synthesizer=use("csd"),
     distiller=use("csd"),
     presets=(
@@ -200,6 +209,7 @@ NAYER = Method(
     name="nayer",
     summary="noisy layer generation: label embeddings (random orthogonal, not CLIP's) through freshly drawn layers",
     paper="2310.00258",
+    bibtex=CITATIONS["2310.00258"],
     synthesizer=use("nayer"),
     presets=(
         Preset(
@@ -232,6 +242,7 @@ NAYER = Method(
 NOISE = Method(
     name="noise",
     summary="null baseline: Gaussian noise, to show what nothing gives",
+    kind="null",
     synthesizer=use("noise"),
     presets=_NULL_PRESETS,
 )
@@ -239,6 +250,7 @@ NOISE = Method(
 UNTRAINED_GENERATOR = Method(
     name="untrained-generator",
     summary="null baseline: textures of a generator that was never trained, drawn anew for each batch",
+    kind="null",
     synthesizer=use("untrained-generator"),
     presets=_NULL_PRESETS,
 )
@@ -246,7 +258,9 @@ UNTRAINED_GENERATOR = Method(
 ONE_IMAGE = Method(
     name="one-image",
     summary="null baseline: crops of a single photograph",
+    kind="null",
     paper="2112.00725",
+    bibtex=CITATIONS["2112.00725"],
     synthesizer=use("one-image"),
     presets=_NULL_PRESETS,
 )
@@ -254,6 +268,7 @@ ONE_IMAGE = Method(
 OTHER_DATASET = Method(
     name="other-dataset",
     summary="null baseline: unlabeled images of another dataset (--set synthesizer.dataset=NAME)",
+    kind="null",
     synthesizer=use("other-dataset"),
     presets=_NULL_PRESETS,
 )
@@ -261,7 +276,9 @@ OTHER_DATASET = Method(
 REAL_DATA = Method(
     name="real-data",
     summary="reference, not data-free: plain distillation on the training set",
+    kind="reference",
     paper="1503.02531",
+    bibtex=CITATIONS["1503.02531"],
     synthesizer=use("real-data"),
     presets=_NULL_PRESETS,
 )
@@ -269,6 +286,7 @@ REAL_DATA = Method(
 SCRATCH = Method(
     name="scratch",
     summary="reference, not data-free: the student trained on the training set without a teacher",
+    kind="reference",
     synthesizer=use("real-data"),
     distiller=use("cross-entropy"),
     presets=_NULL_PRESETS,

@@ -12,6 +12,16 @@ from typing import Any
 
 from dfkd_bench import SMALL, Method, Preset, hookimpl, use
 
+_BIBTEX = """\
+@inproceedings{li2024towards,
+  title = {Towards Effective Data-Free Knowledge Distillation via Diverse Diffusion Augmentation},
+  author = {Li, Muquan and Zhang, Dongyang and He, Tao and Xie, Xiurui and Li, Yuan-Fang and Qin, Ke},
+  booktitle = {ACM International Conference on Multimedia},
+  year = {2024},
+  eprint = {2410.17606},
+  archiveprefix = {arXiv}
+}"""
+
 
 @hookimpl
 def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
@@ -49,6 +59,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             name="dda",
             summary="diverse diffusion augmentation: contrastive inversion, diffusion variants, cosine filter",
             paper="2410.17606",
+            bibtex=_BIBTEX,
             # The bank stage of the repository's CMI: no adversary, since there is no student yet.
             synthesizer=use("cmi", adv=0.0, cr_tau=0.2, batch_size=200, steps=500, instance_bank=40_000),
             augmenter=use("self-diffusion"),
@@ -96,6 +107,7 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
             name="dda-released",
             summary="what DDA's repository runs under this name: CSD with other numbers, no diffusion, no filter",
             paper="2410.17606",
+            bibtex=_BIBTEX,
             synthesizer=use("csd", batch_size=400),
             distiller=use("csd"),
             schedule={"lr": 0.1, "batch_size": 128},
