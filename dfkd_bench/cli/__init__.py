@@ -11,6 +11,7 @@ from dfkd_bench.cli import (
     check,
     claims,
     grid,
+    kept,
     leaderboard,
     listings,
     merge,
@@ -39,6 +40,8 @@ app.add_typer(grid.app, name="grid", rich_help_panel=_RUN, epilog=grid.EXAMPLES)
 app.add_typer(teacher.app, name="teacher", rich_help_panel=_RUN, epilog=teacher.EXAMPLES)
 app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.status)
 app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
+app.command("measure", rich_help_panel=_RESULTS, epilog=kept.MEASURE_EXAMPLES)(kept.measure)
+app.command("export", rich_help_panel=_RESULTS, epilog=kept.EXPORT_EXAMPLES)(kept.export)
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
 app.command("verify", rich_help_panel=_RESULTS, epilog=verify.EXAMPLES)(verify.verify)
 app.command("merge", rich_help_panel=_RESULTS, epilog=merge.EXAMPLES)(merge.merge)

@@ -48,6 +48,10 @@ def run(
         list[str] | None, typer.Option(help="TEACHER:STUDENT, networks of `dfkd-bench models`. May be repeated.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that lists the runs.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="A grid file that comes with a plugin: threshold, variations, strength, augmenters, ..."),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="HASH", help="Run only the run with this hash. May be repeated.")
     ] = None,
@@ -94,6 +98,9 @@ def run(
         list[str] | None,
         typer.Option(help="Also write events into each run's folder: tensorboard, jsonl. May be repeated."),
     ] = None,
+    keep_bank: Annotated[
+        bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
@@ -128,11 +135,14 @@ def run(
             precision=precision.value,
             here=engine is not EngineChoice.ray,
         )
+        grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
         states = _states(bench, runs, retry is not None)
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
+    if keep_bank:
+        _say_what_is_not_kept(bench, [spec for spec in specs if states[spec.hash] == "done"])
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
@@ -162,6 +172,7 @@ def run(
                 options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
                 checkpoint_seconds=checkpoint_seconds,
                 retry=retry is not None,
+                keep_bank=keep_bank,
             )
     except KeyboardInterrupt:
         typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
@@ -175,6 +186,26 @@ def run(
         typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
     _end(done)
+
+
+def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
+    """The grid file that is meant."""
+    from dfkd_bench.errors import DfkdError, unknown_name
+
+    if study is None:
+        return grid
+    if grid is not None:
+        raise DfkdError("--study is a grid file that comes with a plugin: leave out --grid, or --study")
+    known = bench.registry.studies()
+    if study not in known:
+        raise unknown_name("study", study, known)
+    return known[study]
+
+
+def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
+    lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
+    if lacking:
+        typer.echo(f"{lacking} runs are done already and kept no images: another --results runs them anew")
 
 
 def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:

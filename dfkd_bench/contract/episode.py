@@ -173,7 +173,7 @@ def _augment(name: str, *, prepare: bool = False) -> Callable[..., tuple[Tensor,
                 stage.prepare(world.bank())
             made = _checked(stage.augment(source), world, sourced=len(source))
         assert made.source is not None
-        return made.images, made.targets, made.source
+        return made.images, made.targets, made.source, *([] if made.soft is None else [made.soft])
 
     return step
 

@@ -45,6 +45,7 @@ def run_grid(
     options: EngineOptions | None = None,
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
+    keep_bank: bool = False,
 ) -> GridOutcome:
     """Do every run that has no record yet, each once, whoever else works on the same results folder.
 
@@ -55,12 +56,13 @@ def run_grid(
         options: the engine's.
         checkpoint_seconds: least time between a run's checkpoints.
         retry: run again what has a record but did not finish.
+        keep_bank: leave final images and students' weights beside the records.
 
     Raises:
         DfkdError: the engine or the results folder cannot be used.
     """
     bench.results.require_writable()
-    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry)
+    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry, keep_bank=keep_bank)
     turn = threading.Lock()
 
     def relay(event: RunEvent) -> None:

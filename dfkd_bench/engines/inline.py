@@ -44,6 +44,7 @@ class InlineEngine:
                 self._bench.store,
                 checkpoint_seconds=settings.checkpoint_seconds,
                 retry=settings.retry,
+                keep_bank=settings.keep_bank,
                 wait=0,
             )
         except HeldError:

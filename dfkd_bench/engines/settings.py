@@ -25,9 +25,10 @@ class WorkerSettings(BaseModel):
     precision: str
     checkpoint_seconds: float
     retry: bool
+    keep_bank: bool = False
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> WorkerSettings:
+    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool, keep_bank: bool = False) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
         return cls(
@@ -38,4 +39,5 @@ class WorkerSettings(BaseModel):
             precision="bf16" if str(where.precision) == "torch.bfloat16" else "fp32",
             checkpoint_seconds=checkpoint_seconds,
             retry=retry,
+            keep_bank=keep_bank,
         )

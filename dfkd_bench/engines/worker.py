@@ -91,6 +91,7 @@ def main() -> None:
             bench.store,
             checkpoint_seconds=settings.checkpoint_seconds,
             retry=settings.retry,
+            keep_bank=settings.keep_bank,
             wait=_LOCK_SECONDS,
         )
     except HeldError:

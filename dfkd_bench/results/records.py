@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing, writable_folder
@@ -65,6 +65,9 @@ class BankReport(_Part):
     in_bank: int = 0
     target_agreement: float | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
+    )
+    stages: dict[str, dict[str, JsonValue]] | None = Field(
+        None, description="what stages say of their work, by kind: a filter's histogram, an augmenter's image sizes"
     )
 
 

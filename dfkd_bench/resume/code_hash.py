@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, joined_names
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["source_hashes"]
@@ -32,7 +32,8 @@ _DECISIVE = {
 
 def source_hashes(spec: RunSpec, registry: Registry) -> dict[str, str]:
     """By package: the first 16 hex digits of the SHA-256 of its Python files. A package without files has none."""
-    stages = [registry.load(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    chosen = [(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    stages = [registry.load(kind, part) for kind, name in chosen for part in joined_names(kind, name)]
     return _hashes([*stages, *_networks(spec.pair.model_dump().values(), registry)])
 
 

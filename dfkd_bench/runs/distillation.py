@@ -70,9 +70,11 @@ class Distillation:
                 cost.images += len(batch)
             filling.count(synthesized=len(batch))
             return batch
-        images, targets = filling.bank.draw(size)
-        images = crop_and_flip(images, parts.card.transform, parts.streams["order"])
-        return SyntheticBatch(images.float() / 255, targets)
+        bank = filling.bank
+        index = bank.draw_index(size)
+        images = crop_and_flip(bank.images[index], parts.card.transform, parts.streams["order"])
+        soft = None if bank.soft is None else bank.soft[index]
+        return SyntheticBatch(images.float() / 255, bank.targets[index], soft=soft)
 
     def lr(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""

@@ -32,6 +32,7 @@ def run_spec(
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
     wait: float = -1,
+    keep_bank: bool = False,
 ) -> Record:
     """The record of a spec: found in the results folder, or run now and written there.
 
@@ -45,6 +46,7 @@ def run_spec(
         checkpoint_seconds: least time between checkpoints.
         retry: run again what has a record but did not finish.
         wait: seconds to wait for another process that does this run; negative for as long as it takes.
+        keep_bank: leave the final images and the student's weights beside the record.
 
     Raises:
         DfkdError: something that the user can fix (data, teacher, folders) stands in the way.
@@ -59,11 +61,16 @@ def run_spec(
         # A record that another process wrote while this one waited stands, whatever it says.
         if found is not None and (found.status == "finished" or not retry or found != before):
             return found
-        return _run_claimed(spec, results, store, checkpoint_seconds, found)
+        return _run_claimed(spec, results, store, checkpoint_seconds, found, keep_bank)
 
 
 def _run_claimed(
-    spec: RunSpec, results: Results, store: TeacherStore, checkpoint_seconds: float, found: Record | None
+    spec: RunSpec,
+    results: Results,
+    store: TeacherStore,
+    checkpoint_seconds: float,
+    found: Record | None,
+    keep_bank: bool,
 ) -> Record:
     folder, registry, execution = results.folder(spec.hash), store.registry, store.execution
     folder.mkdir(exist_ok=True)
@@ -100,6 +107,8 @@ def _run_claimed(
         trace = None if status == "diverged" else traceback.format_exc()
     if run is not None:
         file.note(**run.so_far())
+        if keep_bank and status == "finished":
+            run.keep(folder)
         if status != "out-of-memory":
             picture, trace = run.picture(folder / "images.png", trace)
     # Let go of all that the run holds: the rest needs some memory.
