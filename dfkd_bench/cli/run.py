@@ -14,6 +14,7 @@ from dfkd_bench.cli.options import (
     CheckpointSeconds,
     CpusPerRun,
     DataRoot,
+    Deterministic,
     Device,
     DeviceChoice,
     Engine,
@@ -83,6 +84,7 @@ def run(
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
+    deterministic: Deterministic = False,
     retry: Retry = None,
     engine: Engine = EngineChoice.local,
     jobs: Jobs = None,
@@ -123,6 +125,7 @@ def run(
             device=device.value,
             precision=precision.value,
             here=engine is not EngineChoice.ray,
+            deterministic=deterministic,
         )
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
         states = _states(bench, runs, retry is not None)
@@ -181,7 +184,7 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
 
     if engine is EngineChoice.ray:
         return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
-    where = describe(bench.execution, bench.registry)
+    where = describe(bench.execution, bench.registry, computing=False)
     return f"{where.device} ({where.hardware}), {where.precision}"
 
 

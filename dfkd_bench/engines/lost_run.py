@@ -63,4 +63,4 @@ def _nothing_known(spec: RunSpec, settings: WorkerSettings) -> progress_file.Pro
     except DfkdError:
         priors = {}
     where = execution(settings.device, settings.precision, settings.data_root, here=False)  # type: ignore[arg-type]
-    return progress_file.Progress.begin(spec, priors, describe(where, registry))
+    return progress_file.Progress.begin(spec, priors, describe(where, registry, computing=False))

@@ -16,7 +16,7 @@ from torch import nn
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
-from dfkd_bench.environment import Execution, describe
+from dfkd_bench.environment import Execution, arithmetic, describe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing, writable_folder
@@ -199,7 +199,8 @@ class TeacherStore:
             self.registry.emit(event)
 
         self.registry.emit(RunEvent("phase", folder.name, title, {"phase": "teacher training"}))
-        fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        with arithmetic(self.execution):
+            fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
         self._keep(
             folder,
             body,
