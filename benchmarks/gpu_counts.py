@@ -31,13 +31,14 @@ METHODS = {
 }
 # Two steps: one whole one between their ends.
 SCHEDULE = {"warmup_rounds": 0, "epochs": 1, "rounds_per_epoch": 1, "steps_per_epoch": 2}
-OPTIONS = {"steps": 2, "warmup_steps": 2, "loops": 1, "train_steps": 2}
+OPTIONS = {"steps": 2, "warmup_steps": 2, "loops": 1, "train_steps": 2, "strength": 1.0}
 
 
-def count() -> dict[str, dict[str, Any]]:
+def count(methods: list[str]) -> dict[str, dict[str, Any]]:
     """By method and kind of step."""
     registry, found = make_registry(), dict[str, dict[str, Any]]()
-    for method, preset in METHODS.items():
+    for method in methods:
+        preset = METHODS[method]
         spec = spec_of(method, registry, pair="wrn40_2:wrn16_1", preset=preset, schedule=SCHEDULE, options=OPTIONS)
         run = play(spec, registry, torch.bfloat16)
         if run.error:
@@ -76,13 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     asked = parser.parse_args()
     if asked.table:
         before, after = (json.loads(path.read_text(encoding="utf-8")) for path in asked.files)
         print(table(before, after))
         return
     warnings.simplefilter("ignore")
-    asked.files[0].write_text(json.dumps(count(), indent=1), encoding="utf-8")
+    asked.files[0].write_text(json.dumps(count(asked.methods), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

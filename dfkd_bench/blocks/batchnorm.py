@@ -102,10 +102,14 @@ class _Norms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         vector, norms = ctx.saved_tensors
+        spread = _spread(norms, ctx.sizes)
         # A norm of zero has no slope.
-        factors = (slope / norms).masked_fill(norms == 0, 0)
-        spread = torch.cat([each.expand(size) for each, size in zip(factors.unbind(), ctx.sizes, strict=True)])
-        return vector * spread, None
+        return (vector / spread).masked_fill(spread == 0, 0) * _spread(slope, ctx.sizes), None
+
+
+def _spread(values: Tensor, sizes: list[int]) -> Tensor:
+    """Each value as often as its size says."""
+    return torch.cat([each.expand(size) for each, size in zip(values.unbind(), sizes, strict=True)])
 
 
 def _kept(layers: list[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
         """Train the U-Net to tell the noise in the bank's images."""
         options, context = self.options, self.context
         generator, device = context.generator, context.device
-        optimizer = torch.optim.AdamW(self.unet.parameters(), options.lr)
+        optimizer = torch.optim.AdamW(self.unet.parameters(), options.lr, fused=device.type == "cuda")
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.train_steps)
         self.unet.train().requires_grad_(True)
         for step in range(options.train_steps):
