@@ -1,4 +1,4 @@
-"""Checkpoints: a killed run goes on where it was, and ends in the same record."""
+"""Checkpoints: a killed run goes on where it was, and on a CPU ends in the same record."""
 
 from __future__ import annotations
 
