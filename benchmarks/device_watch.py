@@ -127,7 +127,9 @@ class DeviceWatch(TorchDispatchMode):
 
     def _count(self, func: Any, inputs: list[Tensor], output: Any) -> None:
         outputs = [each for each in _tensors((output,)) if each.is_cuda]
-        if func.is_view or func in _NO_KERNEL or not outputs:
+        # Operations on lists write in place and answer nothing.
+        writes = func._schema.is_mutable and any(each.is_cuda for each in inputs)
+        if func.is_view or func in _NO_KERNEL or not (outputs or writes):
             return
         size = sum(each.numel() * each.element_size() for each in (*inputs, *outputs))
         self.operations[str(func)] += 1
@@ -229,6 +231,11 @@ def _sampled_back(images: Tensor, grid: Tensor, slope: Tensor) -> Any:
     return torch.empty_like(images), torch.empty_like(grid)
 
 
+def _fused_sgd(weights: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], **_: Any) -> None:
+    for group in zip(weights, gradients, *([buffers] if buffers else []), strict=True):
+        _check_same_device(*group)
+
+
 def _check_same_device(*tensors: Tensor) -> None:
     if len({each.device for each in tensors}) > 1:
         raise RuntimeError("Expected all tensors to be on the same device")
@@ -243,6 +250,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.masked_select.default: _masked_select,
     aten.equal.default: lambda one, other: True,
     aten.batch_norm_update_stats.default: _update_stats,
+    aten._fused_sgd_.default: _fused_sgd,
     aten.cudnn_grid_sampler.default: _sampled,
     aten.cudnn_grid_sampler_backward.default: _sampled_back,
 }

@@ -26,7 +26,7 @@ def session(what):
     path = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT / "tests"), *sys.path])
     done = subprocess.run(
         [sys.executable, "-m", "support.fake_gpu_session", what],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         check=False,
         capture_output=True,
         text=True,
@@ -93,3 +93,13 @@ def test_a_planted_wait_is_found_with_its_line(faults, stage, expected):
     assert seen["error"] is None
     number = next(n for n, text in enumerate(Path(device_faults.__file__).read_text().splitlines(), 1) if line in text)
     assert seen["seen"] == [f"synthesis, learning: support/device_faults.py:{number}: {what}"]
+
+
+def test_a_table_of_counts_shows_both_numbers_where_they_differ(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    counts = __import__("gpu_counts")
+    before, after = (
+        {"m": {"distillation": {"launches": launches, "bytes": 2_340_000_000, "waits": 1, "uploads": 0}}}
+        for launches in (9, 7)
+    )
+    assert counts.table(before, after).splitlines()[2:] == ["| m | distillation | 9 → 7 | 2.34 | 1 | 0 |"]
