@@ -18,7 +18,7 @@ from dfkd_bench.hooks.registry import default_registry
 ROOT = Path(__file__).parents[1]
 METHODS = list(default_registry().provided("method"))
 # Steps of theirs that learn images; the others make theirs without.
-LEARNED_NOTHING = {"noise", "one-image", "other-dataset", "real-data", "scratch"}
+LEARNED_NOTHING = {"noise", "untrained-generator", "one-image", "other-dataset", "real-data", "scratch"}
 
 
 def session(what):
