@@ -14,6 +14,7 @@ from dfkd_bench.cli.options import (
     CheckpointSeconds,
     CpusPerRun,
     DataRoot,
+    Deterministic,
     Device,
     DeviceChoice,
     Engine,
@@ -87,6 +88,7 @@ def run(
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
+    deterministic: Deterministic = False,
     retry: Retry = None,
     engine: Engine = EngineChoice.local,
     jobs: Jobs = None,
@@ -134,6 +136,7 @@ def run(
             device=device.value,
             precision=precision.value,
             here=engine is not EngineChoice.ray,
+            deterministic=deterministic,
         )
         grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
@@ -226,7 +229,7 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
 
     if engine is EngineChoice.ray:
         return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
-    where = describe(bench.execution, bench.registry)
+    where = describe(bench.execution, bench.registry, computing=False)
     return f"{where.device} ({where.hardware}), {where.precision}"
 
 

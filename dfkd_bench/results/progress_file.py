@@ -73,7 +73,16 @@ class Progress(BaseModel):
         if before is None:
             return self
         curve = before.curve() if isinstance(before, Record) else before.curve
-        return self.model_copy(update={"curve": curve, **{name: getattr(before, name) for name in _KNOWN}})
+        known = {name: getattr(before, name) for name in _KNOWN}
+        found = self.model_copy(update={"curve": curve, **known})
+        then, now = before.environment, self.environment
+        moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, went on on {now.hardware}",)
+        return found.remarked(*then.notes, *moved)
+
+    def remarked(self, *notes: str) -> Progress:
+        """With notes on where it ran, each once."""
+        all_notes = tuple(dict.fromkeys((*self.environment.notes, *notes)))
+        return self.model_copy(update={"environment": self.environment.model_copy(update={"notes": all_notes})})
 
     def record(
         self, status: Status, reason: str | None, images: str | None = None, images_sha256: str | None = None
@@ -149,6 +158,10 @@ class ProgressFile:
     def note(self, **fields: Any) -> None:
         """The run says something of itself. It is not asked: a stage's `tick` leads here, and must lead no further."""
         self.now = self.now.model_copy(update={"updated": datetime.now(UTC), **fields})
+
+    def remark(self, note: str) -> None:
+        """Something that a reader of the record ought to know of where it ran."""
+        self.now = self.now.remarked(note)
 
     def write(self) -> None:
         """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""

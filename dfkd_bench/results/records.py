@@ -81,6 +81,11 @@ class Environment(_Part):
     platform: str
     versions: dict[str, str] = Field(description="Python and libraries")
     plugins: dict[str, str] = Field(description="distributions that provide plugins")
+    tf32: bool | None = Field(None, description="whether float32 was computed in TF32; null on a CPU, which has none")
+    deterministic: bool | None = Field(
+        None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
+    )
+    notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
 
 
 class Record(_Part):
@@ -102,7 +107,7 @@ class Record(_Part):
     test_split: str | None = Field(description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
-        description="by phase: seconds, images, forward, backward, flops, peak_memory"
+        description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
     environment: Environment
     started: datetime
@@ -151,6 +156,7 @@ class Record(_Part):
         for phase in plain["cost"].values():
             phase.pop("seconds", None)
             phase.pop("peak_memory", None)
+            phase.pop("reserved_memory", None)
         return plain
 
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from dfkd_bench.environment import describe
+from dfkd_bench.environment import arithmetic, describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
 from dfkd_bench.files import file_hash, remove_leftovers, replacing
 from dfkd_bench.hooks.events import EventKind, RunEvent
@@ -15,6 +15,7 @@ from dfkd_bench.results.progress_file import Progress, ProgressFile, read
 from dfkd_bench.results.records import Record, Results, Status
 from dfkd_bench.resume.checkpoint import Checkpoint, run_identity
 from dfkd_bench.resume.outcome import DivergedError, of_exception
+from dfkd_bench.runs.gpu_sharing import SHARED, on_gpu
 from dfkd_bench.runs.loop import Run
 from dfkd_bench.runs.stage_set import priors_of
 from dfkd_bench.spec import RunSpec
@@ -90,10 +91,13 @@ def _run_claimed(
     status: Status = "finished"
     run, reason, trace, picture = None, None, None, None
     try:
-        teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
-        with global_stream(stream_seed(spec.seed, "global"), execution.device):
-            run = Run(spec, teacher, registry, execution, emit, file)
-            run.to_the_end(checkpoint)
+        with arithmetic(execution), on_gpu(execution.device) as shared:
+            teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
+            with global_stream(stream_seed(spec.seed, "global"), execution.device):
+                run = Run(spec, teacher, registry, execution, emit, file)
+                run.to_the_end(checkpoint)
+            if shared():
+                file.remark(SHARED)
     except DataFreeViolationError as error:
         status, reason, trace = "failed", str(error), traceback.format_exc()
     except DfkdError:

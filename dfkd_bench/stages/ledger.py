@@ -36,6 +36,9 @@ class PhaseCost(BaseModel):
     peak_memory: int = Field(
         0, description="bytes; on CUDA the phase's peak allocation, else the process's peak so far"
     )
+    reserved_memory: int | None = Field(
+        None, description="bytes; on CUDA the most that the allocator held, which is what a card must have; else null"
+    )
 
 
 class CostLedger:
@@ -60,14 +63,18 @@ class CostLedger:
         start = time.perf_counter()
         try:
             yield cost
-        finally:
+            # Not where something was raised: a device that broke raises again, and hides what it was.
             self._synchronize()
-            cost.seconds += time.perf_counter() - start
             for other, seconds in self._asides:
                 cost.seconds -= (took := seconds())
                 self.phases[other].seconds += took
+        finally:
+            cost.seconds += time.perf_counter() - start
             self._asides = []
             cost.peak_memory = max(cost.peak_memory, self._peak_memory())
+            if self.device.type == "cuda":
+                reserved = int(torch.cuda.max_memory_reserved(self.device))
+                cost.reserved_memory = max(cost.reserved_memory or 0, reserved)
             self._open = None
 
     @contextmanager
@@ -83,9 +90,9 @@ class CostLedger:
         watch = _DeviceWatch() if self.device.type == "cuda" else _Watch()
         try:
             yield cost
-        finally:
             watch.stop()
             self._asides.append((name, watch.seconds))
+        finally:
             self._open = around
 
     @contextmanager
@@ -188,7 +195,7 @@ class CostLedger:
 
     def state_dict(self) -> dict[str, Any]:
         """The phases as plain data."""
-        return {name: cost.model_dump() for name, cost in self.phases.items()}
+        return {name: cost.model_dump(exclude_none=True) for name, cost in self.phases.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""

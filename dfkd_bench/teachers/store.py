@@ -15,7 +15,7 @@ from torch import nn
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
-from dfkd_bench.environment import Execution, describe
+from dfkd_bench.environment import Execution, arithmetic, describe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing, writable_folder
@@ -204,7 +204,8 @@ class TeacherStore:
         identity = training_identity(folder.name, self.registry, describe(self.execution, self.registry), model)
         checkpoint = Checkpoint(folder / "checkpoint.pt", identity, self.checkpoint_seconds, "training")
         training = Training(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
-        training.to_the_end(checkpoint)
+        with arithmetic(self.execution):
+            training.to_the_end(checkpoint)
         self._keep(
             folder,
             body,
