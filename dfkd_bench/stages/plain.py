@@ -99,3 +99,8 @@ class Distillation(Distiller[DistillationOptions]):
         if self.options.target_weight:
             losses["target"] = self.options.target_weight * F.cross_entropy(logits, batch.targets)
         return losses
+
+    def reference(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """`kd` as tau^2 / N sum_i sum_k p_ik (ln p_ik - ln q_ik)."""
+        p, q = (F.softmax(logits / self.options.tau, dim=1) for logits in (teacher, student))
+        return {"kd": self.options.tau**2 * (p * (p.log() - q.log())).sum(dim=1).mean()}
