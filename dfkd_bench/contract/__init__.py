@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from dfkd_bench.contract.checks import check_subject, checks_of
 from dfkd_bench.contract.subject import Finding, Subject, Verdict
-from dfkd_bench.contract.world import Build
+from dfkd_bench.contract.world import Build, World
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind, default_registry
 from dfkd_bench.method import Method, StageChoice
@@ -27,7 +27,7 @@ from dfkd_bench.spec import Pair
 from dfkd_bench.stages.base import BASES, Stage, check_class
 from dfkd_bench.stages.options import StageOptions, validated
 
-__all__ = ["Finding", "PrecisionName", "Verdict", "assert_contract", "check_name", "check_stage", "checks_of"]
+__all__ = ["Finding", "PrecisionName", "Verdict", "World", "assert_contract", "check_name", "check_stage", "checks_of"]
 
 PrecisionName = Literal["fp32", "bf16"]
 
