@@ -110,7 +110,7 @@ def _check_free(name: str, kind: Kind) -> None:
     if kind in (Kind.model, Kind.dataset):
         taken = set(registry.provided("model" if kind is Kind.model else "dataset"))
     else:
-        taken = {known for each in ("method", *STAGE_KINDS) for known in registry.provided(each)}
+        taken = {*registry.provided("method"), *(known for each in STAGE_KINDS for known in registry.provided(each))}
     if kind is not Kind.events and name in taken:
         raise DfkdError(f"'{name}' is taken by an installed plugin: choose another name")
 

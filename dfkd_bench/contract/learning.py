@@ -31,7 +31,7 @@ def student_learns(subject: Subject) -> str:
     with tempfile.TemporaryDirectory(prefix="dfkd-contract-") as folder:
         world = subject.world(folder)
         stage: Distiller[Any] = make(subject.stage, subject.settings[0], world)  # type: ignore[assignment]
-        batch = _lesson(world)
+        batch = _lesson(world, _BATCH if subject.pair is None else _BATCH // 3)
         passes: list[int] = []
         handle = world.teacher.register_forward_pre_hook(lambda *_: passes.append(1))
         named_losses(stage, world, batch)
@@ -58,12 +58,12 @@ def student_learns(subject: Subject) -> str:
     return f"KL(teacher, student) falls from {before:.3g} to {after:.3g}"
 
 
-def _lesson(world: World) -> SyntheticBatch:
+def _lesson(world: World, count: int) -> SyntheticBatch:
     """Distinct images with the teacher's own guesses as targets.
 
     Always the same ones, so that whoever mixes up images has to answer each of them with the same.
     """
-    images = world.batch("lesson", _BATCH).images
+    images = world.batch("lesson", count).images
     with torch.no_grad():
         return SyntheticBatch(images, world.teacher(images).argmax(dim=1))
 

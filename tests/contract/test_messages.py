@@ -9,7 +9,7 @@ from support.e2e_kit import cli, registry_with
 from support.planted import Mirror, Options, Right, Teach
 
 from dfkd_bench import Augmenter, DfkdError, Distiller, StageOptions, Synthesizer, SyntheticBatch
-from dfkd_bench.contract import check_name, check_stage
+from dfkd_bench.contract import check_name, check_stage, checks
 from dfkd_bench.contract.checks import check_subject
 from dfkd_bench.contract.roles import options_of
 from dfkd_bench.contract.subject import Subject
@@ -118,7 +118,7 @@ def test_a_count_that_the_kit_has_cut_is_named_where_the_stage_breaks_on_it():
 
 
 class Jumpy(Right):
-    """Breaks whenever another student looks, in two checks alike."""
+    """Breaks on the classes of the checks of behavior, in two of them alike."""
 
     def __init__(self, options, context):
         super().__init__(options, context)
@@ -126,7 +126,8 @@ class Jumpy(Right):
             raise RuntimeError("three classes")
 
 
-def test_a_cause_is_told_once():
+def test_a_cause_is_told_once(monkeypatch):
+    monkeypatch.setattr(checks, "FORM", {})
     found = {finding.check: finding for finding in check_subject(Subject("jumpy", Jumpy, (Options(),)))}
     assert found["more steps meet the targets"].reason == "RuntimeError: three classes"
     assert found["its weights pull the right way"].verdict == "skipped"

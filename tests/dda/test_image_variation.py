@@ -213,4 +213,4 @@ def test_holds_the_contract(folder):
     settings = {"model": str(folder), "revision": None, "steps": 2, "variants": 2}
     findings = [f for f in check_name("image-variation", options={"augmenter": settings}) if f.verdict != "skipped"]
     assert [str(finding) for finding in findings if finding.verdict == "fail"] == []
-    assert len(findings) == 7
+    assert len(findings) == 9
