@@ -95,7 +95,7 @@ class Subject:
     def world(self, cache: Path | str, **more: Any) -> World:
         """A world in its precision, with its pair; `more` has further fields."""
         if self.pair is not None:
-            more = {"card": make_card(5, 3, 16, 16), "pair": self.pair, **more}
+            more = {"card": make_card(5, 3, 32, 32), "pair": self.pair, **more}
         return World(**{"cache": Path(cache), "precision": self.precision, **more})
 
     def every_setting(self) -> Iterator[tuple[StageOptions, Episode]]:
