@@ -122,3 +122,8 @@ class Distillation(Distiller[DistillationOptions]):
             wanted_classes = batch.targets if batch.soft is None else batch.soft
             losses["target"] = self.options.target_weight * F.cross_entropy(logits, wanted_classes)
         return losses
+
+    def reference(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """`kd` as tau^2 / N sum_i sum_k p_ik (ln p_ik - ln q_ik)."""
+        p, q = (F.softmax(logits / self.options.tau, dim=1) for logits in (teacher, student))
+        return {"kd": self.options.tau**2 * (p * (p.log() - q.log())).sum(dim=1).mean()}
