@@ -116,7 +116,9 @@ def list_(teachers: TeachersDir = None) -> None:
         title_justify="left",
     )
     for folder, card in bench.store.cards():
-        table.add_row(card.dataset, card.model, f"{card.accuracy:.2f}", card.sha256[:16], card.source, folder.name)
+        table.add_row(
+            card.dataset, card.model, f"{card.accuracy:.2f}", bench.store.identity(card)[:16], card.source, folder.name
+        )
     console().print(table)
 
 

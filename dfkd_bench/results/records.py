@@ -51,7 +51,7 @@ class TeacherReport(_Part):
     """The teacher of a run, by hash."""
 
     model: str
-    sha256: str = Field(description="of its weights: names, types, shapes and bytes")
+    sha256: str = Field(description="of its weights, and of its normalization if that is not the dataset's")
     accuracy: float = Field(description="test accuracy, percent")
     source: str = Field(description="where it came from")
 

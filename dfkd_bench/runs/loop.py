@@ -150,9 +150,9 @@ class Run:
 
     def so_far(self) -> dict[str, Any]:
         """What the run can say of itself, for its progress file and its record."""
-        card = self._teacher.card
+        card, sha256 = self._teacher.card, self._teacher.identity
         known = {
-            "teacher": TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
+            "teacher": TeacherReport(model=card.model, sha256=sha256, accuracy=card.accuracy, source=card.source),
             "student_parameters": sum(parameter.numel() for parameter in self._parts.student.parameters()),
             "test_split": self._evaluator.fingerprint,
         }

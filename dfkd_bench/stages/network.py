@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dfkd_bench.errors import DfkdError
 
-__all__ = ["Network", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
 
 Precision = torch.dtype
 

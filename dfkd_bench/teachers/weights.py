@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from dfkd_bench.errors import DfkdError, first_line
 from dfkd_bench.models.build import TIMM
+from dfkd_bench.stages.network import Normalization
 
-__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "weights_hash"]
+__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "teacher_identity", "weights_hash"]
 
 
 class _Norm(NamedTuple):
@@ -42,6 +43,20 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def teacher_identity(weights: str, norm: Normalization, usual: Normalization) -> str:
+    """What a teacher is known by: equal weights that see differently normalized images give different answers.
+
+    Args:
+        weights: the hash of its weights, which is also the identity where the normalization is the dataset's.
+        norm: the normalization of the images that it sees.
+        usual: the normalization of its dataset's card.
+    """
+    own, plain = ((tuple(map(float, one.mean)), tuple(map(float, one.std))) for one in (norm, usual))
+    if own == plain:
+        return weights
+    return hashlib.sha256(f"{weights} {own}".encode()).hexdigest()
 
 
 def find_weights(where: Path | str) -> Source:
