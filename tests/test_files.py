@@ -89,7 +89,7 @@ def save(path):
         save_weights(Big().state_dict(), temporary)
 
 weights, run = Path(sys.argv[1]), Path(sys.argv[2])
-checkpoint = Checkpoint(run, make_spec(), Registry(), make_record().environment, seconds=0)
+checkpoint = Checkpoint(run, make_spec(), make_record().environment, seconds=0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as good as a full disk
 for write in (lambda: save(weights), lambda: checkpoint.save_if_due(Big())):
     try:

@@ -23,6 +23,8 @@ __all__ = [
     "Precision",
     "PrecisionChoice",
     "ProtocolChoice",
+    "Rerun",
+    "RerunChoice",
     "ResultsDir",
     "Retry",
     "RetryChoice",
@@ -73,6 +75,12 @@ class RetryChoice(StrEnum):
     failed = "failed"
 
 
+class RerunChoice(StrEnum):
+    """What is run again though it finished."""
+
+    stale = "stale"
+
+
 Dataset = Annotated[str, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH.")]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 Precision = Annotated[
@@ -108,4 +116,8 @@ CheckpointSeconds = Annotated[
 Retry = Annotated[
     RetryChoice | None,
     typer.Option(help="failed: run again what failed, diverged, ran out of memory or was killed."),
+]
+Rerun = Annotated[
+    RerunChoice | None,
+    typer.Option(help="stale: run again what other code of its plugins made than is installed now."),
 ]

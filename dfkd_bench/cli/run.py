@@ -23,6 +23,7 @@ from dfkd_bench.cli.options import (
     Precision,
     PrecisionChoice,
     ProtocolChoice,
+    Rerun,
     ResultsDir,
     Retry,
     TeachersDir,
@@ -33,6 +34,7 @@ from dfkd_bench.no_gc import without_gc
 if TYPE_CHECKING:
     from dfkd_bench.engines import GridOutcome
     from dfkd_bench.planning.grid_file import Planned
+    from dfkd_bench.results.again import Again
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
@@ -84,6 +86,7 @@ def run(
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
     retry: Retry = None,
+    rerun: Rerun = None,
     engine: Engine = EngineChoice.local,
     jobs: Jobs = None,
     address: Address = None,
@@ -97,6 +100,7 @@ def run(
     Every method runs on every pair with every seed; runs that the results folder already holds are not repeated.
     """
     from dfkd_bench.cli.chosen_runs import left, planned
+    from dfkd_bench.results.again import Again
 
     asked = {
         "method": method,
@@ -125,10 +129,12 @@ def run(
             here=engine is not EngineChoice.ray,
         )
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
-        states = _states(bench, runs, retry is not None)
+        states, stale = _states(bench, runs, Again(failed=retry is not None, stale=rerun is not None))
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
+    if stale:
+        typer.echo(_stale_sentence(stale))
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
@@ -149,6 +155,7 @@ def run(
                 options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
                 checkpoint_seconds=checkpoint_seconds,
                 retry=retry is not None,
+                rerun_stale=rerun is not None,
             )
     except KeyboardInterrupt:
         typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
@@ -158,21 +165,34 @@ def run(
         update_leaderboard(bench.results, report_damage)
         print_comparison(records)
         found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
-        typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
+        marked = f" ({len(stale)} of them stale)" if stale else ""
+        typer.echo(f"{found} found{marked}, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
     _end(done)
 
 
-def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
-    """For each run's hash: `to do`, `done`, or how it failed."""
-    states = {}
+def _states(bench: Workbench, runs: list[Planned], again: Again) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """For each run's hash `to do`, `done`, `stale` or how it failed; and of the stale ones whose code has changed."""
+    from dfkd_bench.results.code import changed
+
+    states, stale = {}, {}
     for run in runs:
-        record = bench.results.read(run.spec.hash)
-        if record is None or (retry and record.status != "finished"):
-            states[run.spec.hash] = "to do"
-        else:
-            states[run.spec.hash] = "done" if record.status == "finished" else record.status
-    return states
+        name, record = run.spec.hash, bench.results.read(run.spec.hash)
+        if record is None or again.wants(record):
+            states[name] = "to do"
+            continue
+        states[name] = "done" if record.status == "finished" else record.status
+        edited = changed(record.environment.code, needed=True)
+        if edited:
+            stale[name] = edited
+            states[name] = "stale" if record.status == "finished" else record.status
+    return states, stale
+
+
+def _stale_sentence(stale: Mapping[str, tuple[str, ...]]) -> str:
+    packages = ", ".join(sorted({name for names in stale.values() for name in names}))
+    were = "1 run found is stale: it was" if len(stale) == 1 else f"{len(stale)} runs found are stale: they were"
+    return f"{were} made by other code of {packages} than is installed now; --rerun stale runs it again"
 
 
 def _where(bench: Workbench, engine: EngineChoice) -> str:

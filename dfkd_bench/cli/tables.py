@@ -102,6 +102,10 @@ def _notes(table: pd.DataFrame) -> list[str]:
     notes = []
     if len(table) and int(table["seeds"].max()) < 3:
         notes.append("Fewer than three seeds: no ranking can be read from this. Repeat --seed for more.")
+    stale = int(table["stale"].sum())
+    if stale:
+        runs = "1 run" if stale == 1 else f"{stale} runs"
+        notes.append(f"Stale: {runs} came from other code of the plugins than is installed now (column stale).")
     for (dataset, network), group in table.groupby(["dataset", "teacher"]):
         if group["teacher_sha256"].nunique() > 1:
             count = group["teacher_sha256"].nunique()

@@ -10,7 +10,7 @@ from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Ending", "Engine", "EngineName", "EngineOptions", "OnDone", "Relay", "stands"]
+__all__ = ["Ending", "Engine", "EngineName", "EngineOptions", "OnDone", "Relay"]
 
 EngineName = Literal["local", "ray", "inline"]
 Relay = Callable[[RunEvent], None]
@@ -28,11 +28,6 @@ class Ending:
 
     kind: Literal["record", "held", "problem"]
     sentence: str = ""
-
-
-def stands(found: Record | None, before: Record | None, retry: bool) -> bool:
-    """Whether a record is not to be made again; `before` is what was there when the grid was started."""
-    return found is not None and (found.status == "finished" or not retry or found != before)
 
 
 OnDone = Callable[[RunSpec, Ending], None]

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from dfkd_bench.engines.base import Ending, Relay, stands
+from dfkd_bench.engines.base import Ending, Relay
 from dfkd_bench.engines.lost_run import cause_of_death, write_lost_record
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
@@ -100,7 +100,7 @@ def run_apart(
     if lock is None:
         return Ending("held")
     try:
-        if stands(results.read(spec.hash), before, settings.retry):
+        if settings.again.stands(results.read(spec.hash), before):
             return Ending("record")
         child = children.start(environment or {})
         if child is None:
@@ -204,7 +204,7 @@ def _conclude(spec: RunSpec, settings: WorkerSettings, before: Record | None, ta
     if lock is None:
         return Ending("held")  # another engine goes on with it already
     try:
-        if stands(results.read(spec.hash), before, settings.retry):
+        if settings.again.stands(results.read(spec.hash), before):
             return Ending("record")
         status, reason = cause_of_death(talk.status)
         record = write_lost_record(spec, settings, status, reason, "".join(talk.stderr_tail))

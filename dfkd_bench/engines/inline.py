@@ -24,7 +24,7 @@ class InlineEngine:
 
     Args:
         bench: whose registry, store and results are used as they are.
-        settings: checkpoints and retry.
+        settings: checkpoints, and what is done again.
     """
 
     def __init__(self, bench: Workbench, settings: WorkerSettings) -> None:
@@ -43,7 +43,8 @@ class InlineEngine:
                 self._bench.results,
                 self._bench.store,
                 checkpoint_seconds=settings.checkpoint_seconds,
-                retry=settings.retry,
+                retry=settings.again.failed,
+                rerun_stale=settings.again.stale,
                 wait=0,
             )
         except HeldError:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from dfkd_bench.results.again import Again
+
 if TYPE_CHECKING:
     from dfkd_bench.workbench import Workbench
 
@@ -24,10 +26,10 @@ class WorkerSettings(BaseModel):
     device: str
     precision: str
     checkpoint_seconds: float
-    retry: bool
+    again: Again
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> WorkerSettings:
+    def of(cls, bench: Workbench, *, checkpoint_seconds: float, again: Again) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
         return cls(
@@ -37,5 +39,5 @@ class WorkerSettings(BaseModel):
             device=where.device.type,
             precision="bf16" if str(where.precision) == "torch.bfloat16" else "fp32",
             checkpoint_seconds=checkpoint_seconds,
-            retry=retry,
+            again=again,
         )

@@ -90,7 +90,8 @@ def main() -> None:
             bench.results,
             bench.store,
             checkpoint_seconds=settings.checkpoint_seconds,
-            retry=settings.retry,
+            retry=settings.again.failed,
+            rerun_stale=settings.again.stale,
             wait=_LOCK_SECONDS,
         )
     except HeldError:

@@ -16,6 +16,7 @@ from scipy.special import stdtrit  # scipy.stats has it too, but takes a second 
 
 from dfkd_bench.files import replacing
 from dfkd_bench.method import Prior
+from dfkd_bench.results.code import changed
 from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
@@ -39,6 +40,7 @@ COLUMNS = (
     "prior",
     "seeds",
     "failed",
+    "stale",
     "last_good_epoch",
     "accuracy",
     "accuracy_ci95",
@@ -121,6 +123,7 @@ class _Point:
     peak_memory: int | None
     hardware: str
     precision: str
+    stale: bool
 
 
 @dataclass
@@ -156,6 +159,7 @@ def _point(record: Record) -> _Point:
         peak_memory=max((phase["peak_memory"] for phase in cost.values()), default=None),
         hardware=sys.intern(record.environment.hardware),
         precision=sys.intern(record.environment.precision),
+        stale=bool(changed(record.environment.code)),
     )
 
 
@@ -180,6 +184,7 @@ def _row(group: _Group) -> dict[str, Any]:
         "prior": max((p.prior for p in points if p.prior is not None), key=_PRIORS.index, default=None),
         "seeds": len(done),
         "failed": len(points) - len(done),
+        "stale": sum(point.stale for point in points),
         "last_good_epoch": min((point.last_good_epoch for point in points if point.last is None), default=None),
         "accuracy": _mean(accuracies),
         "accuracy_ci95": t_interval(accuracies),

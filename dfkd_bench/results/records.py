@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -78,6 +79,9 @@ class Environment(_Part):
     platform: str
     versions: dict[str, str] = Field(description="Python and libraries")
     plugins: dict[str, str] = Field(description="distributions that provide plugins")
+    code: dict[str, str] | None = Field(
+        None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
+    )
 
 
 class Record(_Part):
@@ -170,6 +174,22 @@ class Results:
     def write(self, record: Record) -> Path:
         """Write a record and its curve, each whole or not at all; the record last: it says that the run is done."""
         return write_record(record, self.folder(record.run))
+
+    def set_aside(self, record: Record) -> None:
+        """Keep a copy of a record that finished, which a run that is done again may replace: `replaced/` beside it.
+
+        Raises:
+            DfkdError: the copy cannot be written.
+        """
+        if record.status != "finished":
+            return
+        folder = self.folder(record.run)
+        copies = folder / "replaced" / f"{record.finished:%Y%m%dT%H%M%SZ}"
+        writable_folder(copies, "run's")
+        for name in (CURVE_FILE, record.images, RECORD_FILE):
+            if name is not None and (folder / name).is_file():
+                with replacing(copies / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
 
     def read(self, run: str) -> Record | None:
         """The record of a run, None if there is none.

@@ -12,9 +12,7 @@ import torch
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
-from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
-from dfkd_bench.runs.code_hash import source_hashes
 from dfkd_bench.runs.outcome import of_exception
 from dfkd_bench.spec import RunSpec
 
@@ -23,6 +21,7 @@ __all__ = ["Checkpoint", "Resumable"]
 
 # A large bank takes its time to write: checkpoints may cost a fiftieth of the run.
 _SHARE = 50
+_CODE = "the code of "
 
 
 class Resumable(Protocol):
@@ -41,13 +40,16 @@ class Checkpoint:
     Args:
         path: the file.
         spec: whose run it is.
-        registry: for the source of the plugins that the run uses, which must be the same on the way back.
-        environment: the kind of device, the precision and the libraries must be the same too: another device's random
-            streams are others, and a run that is half one thing and half another could not be told as either.
+        environment: the source, the kind of device, the precision and the libraries must be the same on the way back:
+            another device's random streams are others, and a run that is half one thing and half another could not be
+            told as either.
         seconds: least time between two checkpoints; 0 for one after every segment, whatever that costs.
+        anew_if_edited: a file of other source is dropped, and the run starts anew.
     """
 
-    def __init__(self, path: Path, spec: RunSpec, registry: Registry, environment: Environment, seconds: float) -> None:
+    def __init__(
+        self, path: Path, spec: RunSpec, environment: Environment, seconds: float, *, anew_if_edited: bool = False
+    ) -> None:
         self.path = path
         self.seconds = seconds
         self._identity = {
@@ -55,8 +57,9 @@ class Checkpoint:
             "device": environment.device,
             "precision": environment.precision,
             **environment.versions,
-            **source_hashes(spec, registry),
+            **{_CODE + name: found for name, found in (environment.code or {}).items()},
         }
+        self._anew_if_edited = anew_if_edited
         self._last = time.monotonic()
         self._took = 0.0
         self._tried = False
@@ -79,6 +82,9 @@ class Checkpoint:
                 raise DfkdError(f"cannot read the checkpoint {self.path} ({error.strerror}): fix that first") from error
             raise DfkdError(f"the checkpoint {self.path} is damaged: remove it, and the run starts anew") from error
         different = [name for name in {*identity, *self._identity} if identity.get(name) != self._identity.get(name)]
+        if different and self._anew_if_edited and all(name.startswith(_CODE) for name in different):
+            self.remove()
+            return
         if different:
             name = min(different)
             raise DfkdError(

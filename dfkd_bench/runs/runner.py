@@ -10,10 +10,12 @@ from dfkd_bench.environment import describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
 from dfkd_bench.files import remove_leftovers, replacing
 from dfkd_bench.hooks.events import EventKind, RunEvent
+from dfkd_bench.results.again import Again
 from dfkd_bench.results.locks import locked
 from dfkd_bench.results.progress_file import Progress, ProgressFile, read
 from dfkd_bench.results.records import Record, Results, Status
 from dfkd_bench.runs.checkpoint import Checkpoint
+from dfkd_bench.runs.code_hash import source_hashes
 from dfkd_bench.runs.loop import Run
 from dfkd_bench.runs.outcome import DivergedError, of_exception
 from dfkd_bench.runs.stage_set import priors_of
@@ -31,6 +33,7 @@ def run_spec(
     *,
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
+    rerun_stale: bool = False,
     wait: float = -1,
 ) -> Record:
     """The record of a spec: found in the results folder, or run now and written there.
@@ -44,32 +47,41 @@ def run_spec(
         store: where its teacher is, or is trained to.
         checkpoint_seconds: least time between checkpoints.
         retry: run again what has a record but did not finish.
+        rerun_stale: run again what other source of its plugins made than is there now, from the start.
         wait: seconds to wait for another process that does this run; negative for as long as it takes.
 
     Raises:
         DfkdError: something that the user can fix (data, teacher, folders) stands in the way.
         HeldError: another process does this run and has not ended after `wait` seconds.
     """
-    before = results.read(spec.hash)
-    if before is not None and (before.status == "finished" or not retry):
+    before, again = results.read(spec.hash), Again(failed=retry, stale=rerun_stale)
+    if before is not None and again.stands(before, before):
         return before
     results.require_writable()
     with locked(results.path, spec.hash, wait=wait):
         found = results.read(spec.hash)
         # A record that another process wrote while this one waited stands, whatever it says.
-        if found is not None and (found.status == "finished" or not retry or found != before):
+        if found is not None and again.stands(found, before):
             return found
-        return _run_claimed(spec, results, store, checkpoint_seconds, found)
+        return _run_claimed(spec, results, store, checkpoint_seconds, found, rerun_stale)
 
 
 def _run_claimed(
-    spec: RunSpec, results: Results, store: TeacherStore, checkpoint_seconds: float, found: Record | None
+    spec: RunSpec,
+    results: Results,
+    store: TeacherStore,
+    checkpoint_seconds: float,
+    found: Record | None,
+    rerun_stale: bool,
 ) -> Record:
     folder, registry, execution = results.folder(spec.hash), store.registry, store.execution
     folder.mkdir(exist_ok=True)
     remove_leftovers(folder)
-    environment = describe(execution, registry)
-    checkpoint = Checkpoint(folder / "checkpoint.pt", spec, registry, environment, checkpoint_seconds)
+    if found is not None:
+        results.set_aside(found)
+    environment = describe(execution, registry).model_copy(update={"code": source_hashes(spec, registry)})
+    path = folder / "checkpoint.pt"
+    checkpoint = Checkpoint(path, spec, environment, checkpoint_seconds, anew_if_edited=rerun_stale)
     begin = Progress.begin(spec, priors_of(spec, registry), environment)
     before = (read(results, spec.hash) or found) if checkpoint.path.exists() else None
     file = ProgressFile(results, begin.knowing(before))

@@ -21,11 +21,12 @@ from dfkd_bench.engines.lost_run import write_lost_record
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.leaderboard.update import update_leaderboard
 from dfkd_bench.results import locks
+from dfkd_bench.results.again import Again
 from dfkd_bench.workbench import Workbench
 
 
 def settings_of(workbench, **changes):
-    settings = WorkerSettings.of(workbench, checkpoint_seconds=60, retry=False)
+    settings = WorkerSettings.of(workbench, checkpoint_seconds=60, again=Again())
     return settings.model_copy(update=changes)
 
 
