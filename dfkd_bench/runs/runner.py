@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,10 @@ from dfkd_bench.teachers.store import TeacherStore
 __all__ = ["DivergedError", "run_spec"]
 
 
+# Of this process, all of which is sealed while a stage is at work.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 def run_spec(
     spec: RunSpec,
     results: Results,
@@ -39,7 +44,7 @@ def run_spec(
     """The record of a spec: found in the results folder, or run now and written there.
 
     A run that was killed goes on from its checkpoint. One that fails or diverges is a record too, with its reason.
-    While it goes on no other process does the same run.
+    While it goes on no other process does the same run, and this process does no other.
 
     Args:
         spec: what to run.
@@ -58,7 +63,7 @@ def run_spec(
     if before is not None and again.stands(before, before):
         return before
     results.require_writable()
-    with locked(results.path, spec.hash, wait=wait):
+    with locked(results.path, spec.hash, wait=wait), _ONE_AT_A_TIME:
         found = results.read(spec.hash)
         # A record that another process wrote while this one waited stands, whatever it says.
         if found is not None and again.stands(found, before):
