@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,11 +30,13 @@ from dfkd_bench.cli.options import (
     examples,
 )
 from dfkd_bench.no_gc import without_gc
+from dfkd_bench.spec import MOST_SEEDS
 
 if TYPE_CHECKING:
     from dfkd_bench.engines import GridOutcome
     from dfkd_bench.planning.grid_file import Planned
     from dfkd_bench.results.again import Again
+    from dfkd_bench.results.records import Record
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
@@ -66,7 +68,7 @@ def run(
         typer.Option(help="native (each method's own schedule; the default) or matched (one budget for all)."),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Root seed, by default 0. May be repeated.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="The seeds 0 to N-1.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="The seeds 0 to N-1.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,10 +166,12 @@ def run(
     if records:
         update_leaderboard(bench.results, report_damage)
         print_comparison(records)
-        found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
+        found, run_now = len(records) - done.made, done.made
         marked = f" ({len(stale)} of them stale)" if stale else ""
         typer.echo(f"{found} found{marked}, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
+    for sentence in _doubtful_teachers(bench, records):
+        typer.echo(f"dfkd-bench: {sentence}", err=True)
     _end(done)
 
 
@@ -244,6 +248,23 @@ def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
     return list(
         dict.fromkeys(text for spec in settings for text in warnings(spec, cards[spec.dataset], bench.registry))
     )
+
+
+def _doubtful_teachers(bench: Workbench, records: Iterable[Record]) -> list[str]:
+    """A sentence for each teacher that does little better than guessing."""
+    from dfkd_bench.teachers.store import near_chance
+
+    records = [record for record in records if record.teacher is not None]
+    classes = {name: bench.card(name).num_classes for name in {record.spec.dataset for record in records}}
+    found = {}
+    for record in records:
+        teacher = record.teacher
+        if teacher is not None and near_chance(teacher.accuracy, classes[record.spec.dataset]):
+            found[teacher.sha256] = (
+                f"the teacher {teacher.model} ({teacher.source}) is right on {teacher.accuracy:.2f} % of "
+                f"{record.spec.dataset}'s test split, near chance: its students have nothing to learn"
+            )
+    return list(found.values())
 
 
 def _end(outcome: GridOutcome) -> None:

@@ -40,6 +40,8 @@ def _say(card: Any) -> None:
     typer.echo(f"{card.model} on {card.dataset}: {measured}, weights {card.sha256[:16]}, {card.source}")
     if card.note:
         typer.echo(f"note: trained on {card.note}")
+    if card.doubt() is not None:
+        typer.echo(f"dfkd-bench: {card.doubt()}", err=True)
 
 
 @app.command()

@@ -32,10 +32,12 @@ class GridOutcome:
     Attributes:
         records: by spec, in the order of the specs; None where a problem left no record.
         problems: what stands in the way of runs without a record, each sentence once.
+        made: how many of the records this grid made; other processes may have made some meanwhile.
     """
 
     records: list[Record | None]
     problems: list[str]
+    made: int = 0
 
 
 def run_grid(
@@ -75,9 +77,12 @@ def run_grid(
     before = {spec.hash: bench.results.read(spec.hash) for spec in specs}
     problems: dict[str, None] = {}
     held: list[RunSpec] = []
+    made_here: set[str] = set()
 
     def on_done(spec: RunSpec, ending: Ending) -> None:
-        if ending.kind == "held":
+        if ending.kind == "record":
+            made_here.add(spec.hash)
+        elif ending.kind == "held":
             held.append(spec)
         elif ending.kind == "problem":
             problems[ending.sentence] = None
@@ -92,7 +97,7 @@ def run_grid(
     records = [bench.results.read(spec.hash) for spec in specs]
     if None not in records:
         pending.remove(bench.results, specs)
-    return GridOutcome(records, list(problems))
+    return GridOutcome(records, list(problems), len(made_here))
 
 
 def _make(

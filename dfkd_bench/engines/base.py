@@ -21,12 +21,12 @@ class Ending:
     """How a try to do a run ended.
 
     Attributes:
-        kind: `record` (the results folder has it), `held` (another process does it), or `problem`: something that the
-            user can fix stands in the way, and there is no record.
+        kind: `record` (this try made it), `found` (another process had made it), `held` (another process does it), or
+            `problem`: something that the user can fix stands in the way, and there is no record.
         sentence: the problem.
     """
 
-    kind: Literal["record", "held", "problem"]
+    kind: Literal["record", "found", "held", "problem"]
     sentence: str = ""
 
 

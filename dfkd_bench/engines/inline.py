@@ -33,11 +33,13 @@ class InlineEngine:
     def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once."""
         for spec in specs:
-            on_done(spec, self._one(spec))
+            on_done(spec, self._one(spec, before[spec.hash]))
 
-    def _one(self, spec: RunSpec) -> Ending:
+    def _one(self, spec: RunSpec, before: Record | None) -> Ending:
         settings = self._settings
         try:
+            if settings.again.stands(self._bench.results.read(spec.hash), before):
+                return Ending("found")
             run_spec(
                 spec,
                 self._bench.results,

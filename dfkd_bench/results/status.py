@@ -108,9 +108,10 @@ def _begun(results: Results, run: str, title: str | None) -> RunState:
     title = title if at is None else at.spec.title
     if _is_held(results, run, at):
         return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))
-    # It may have ended while we looked, or before: a record is the last thing that a run writes.
+    # It may have ended while we looked, or before: a record is the last thing that a run writes. A file that an earlier
+    # start left beside the record of a failure is of that start, and one that a retry left is of a later one.
     record = results.read(run)
-    if record is not None and (record.status == "finished" or at is None):
+    if record is not None and (record.status == "finished" or at is None or at.started == record.started):
         return _ended(record)
     return RunState(run, "interrupted", title, progress=at)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
@@ -40,7 +41,13 @@ from dfkd_bench.teachers.weights import (
     weights_hash,
 )
 
-__all__ = ["Teacher", "TeacherCard", "TeacherStore"]
+__all__ = ["Teacher", "TeacherCard", "TeacherStore", "near_chance"]
+
+
+def near_chance(accuracy: float, num_classes: int) -> bool:
+    """Whether an accuracy in percent is below twice that of guessing, or of few classes a tenth of the way above it."""
+    chance = 100 / num_classes
+    return accuracy < min(2 * chance, chance + (100 - chance) / 10)
 
 
 class TeacherCard(BaseModel):
@@ -65,6 +72,15 @@ class TeacherCard(BaseModel):
     seconds: float | None = None
     environment: Environment
     made: datetime
+
+    def doubt(self) -> str | None:
+        """A sentence where the accuracy is near that of guessing, from which no student can learn; else None."""
+        if not near_chance(self.accuracy, self.num_classes):
+            return None
+        return (
+            f"the teacher {self.model} is right on {self.accuracy:.2f} % of {self.dataset}'s test split, near chance "
+            f"({100 / self.num_classes:.2f} %): check its weights, its normalization and the recipe"
+        )
 
 
 @dataclass(frozen=True)
@@ -233,6 +249,7 @@ class TeacherStore:
         with global_stream(stream_seed(recipe.seed, "teacher/weights"), self.execution.device):
             body = build_model(model, data.card, self.registry, start=True)
         train, start = data.load("train"), time.monotonic()
+        _check_apart(train, data.load("test"), dataset)
         title = f"teacher {model} on {dataset}"
 
         def tick(done: int, total: int) -> None:
@@ -243,6 +260,11 @@ class TeacherStore:
 
         self.registry.emit(RunEvent("phase", folder.name, title, {"phase": "teacher training"}))
         fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in body.state_dict().values()):
+            raise DfkdError(
+                f"the teacher {model} diverged on {dataset}: its weights are not finite; lower the learning rate "
+                f"({recipe.lr})"
+            )
         self._keep(
             folder,
             body,
@@ -294,6 +316,17 @@ class TeacherStore:
         # The card last: a folder with a card is a teacher.
         with replacing(folder / "card.json") as temporary:
             temporary.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _check_apart(train: Split, test: Split, dataset: str) -> None:
+    """Refuse a test split all of which is trained on: its accuracy would say nothing."""
+    known = set(_digests(train))
+    if all(digest in known for digest in _digests(test)):
+        raise DfkdError(f"every test image of {dataset} is a training image, too: give it a test split of its own")
+
+
+def _digests(split: Split) -> Iterator[bytes]:
+    return (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in split.images.numpy())
 
 
 def _slug(*parts: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +85,19 @@ def find_weights(where: Path | str) -> Source:
             norm = _Norm(tuple(said["mean"]), tuple(said["std"])) if "mean" in said else None
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise DfkdError(f"{config} is no timm configuration ({first_line(error)})") from error
+    if norm is not None and not _normalizes(norm):
+        raise DfkdError(
+            f"{config} normalizes by mean {norm.mean} and std {norm.std}: give a mean and a std above 0 each"
+        )
     return Source(read_weights(file), f"folder {path.name}", norm)
+
+
+def _normalizes(norm: _Norm) -> bool:
+    try:
+        numbers = [float(number) for number in (*norm.mean, *norm.std)]
+    except (TypeError, ValueError):
+        return False
+    return len(norm.mean) == len(norm.std) and all(map(math.isfinite, numbers)) and min(map(float, norm.std)) > 0
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -100,7 +113,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise many kinds
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        # Whatever torch refuses to unpickle: its own words end in the advice to load it all the same.
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
             raise DfkdError(
                 f"{path} holds more than tensors and plain data, and loading it could run code: "
                 "save its state_dict alone"
@@ -118,7 +132,7 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
     """Load a state into a network, every name and shape alike.
 
     Raises:
-        DfkdError: names the first parameter that differs, in the network's order.
+        DfkdError: names the first parameter that differs or holds no finite numbers, in the network's order.
     """
     own = body.state_dict()
     for name, tensor in own.items():
@@ -129,10 +143,25 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
             raise DfkdError(
                 f"{source} does not fit {model}: '{name}' is {list(state[name].shape)} there, {list(tensor.shape)} here"
             )
+        if name in state:
+            _check_values(state[name], tensor, name, source)
     extra = next((name for name in state if name not in own), None)
     if extra is not None:
         raise DfkdError(f"{source} is no {model}: it has '{extra}' {list(state[extra].shape)}, which {model} has not")
     body.load_state_dict({**own, **state})
+
+
+def _check_values(given: Tensor, own: Tensor, name: str, source: str) -> None:
+    """Torch would copy whole numbers, the real part of complex ones and what is not a number without a word."""
+    if own.is_floating_point() != given.is_floating_point():
+        kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given, own)]
+        raise DfkdError(
+            f"{source} has '{name}' as {kinds[0]}, not as {kinds[1]}: save the weights as they were trained"
+        )
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        raise DfkdError(
+            f"{source} has '{name}' with values that are not finite: its training diverged, or it is damaged"
+        )
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
