@@ -113,13 +113,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise many kinds
-        # Whatever torch refuses to unpickle: its own words end in the advice to load it all the same.
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
             raise DfkdError(
                 f"{path} holds more than tensors and plain data, and loading it could run code: "
                 "save its state_dict alone"
             ) from error
-        reason = first_line(error)
+        # Torch's own words about a pickle advise to load it all the same, whatever it runs.
+        reason = "its pickle is not torch's" if isinstance(error, pickle.UnpicklingError) else first_line(error)
         raise DfkdError(f"{path} cannot be read as weights ({reason}): it may be damaged or incomplete") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
