@@ -57,6 +57,7 @@ class DatasetCard(BaseModel):
     teacher_recipe: TeacherRecipe = Field(
         TeacherRecipe(), description="how its teachers are trained where nobody asks for another way"
     )
+    bibtex: str | None = Field(None, description="the entry of what to cite for the dataset")
     hint: str | None = Field(None, description="a sentence that `run` says where all runs are of this dataset")
 
     @model_validator(mode="after")

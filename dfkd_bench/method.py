@@ -14,10 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
+__all__ = ["SMALL", "Method", "MethodKind", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
 """Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
+
+MethodKind = Literal["method", "null", "reference"]
+"""What a recipe is there for: to be compared; to show what nothing gives; to show what the real data give."""
 
 
 # No run comes near them: beyond is a slip of the finger, which must not end in a plan that fills the memory.
@@ -93,6 +96,20 @@ class Schedule(BaseModel):
         return plain
 
 
+#: The student's part of every preset named `small`: the same for all methods, 3,000 steps of 128 images.
+SMALL: dict[str, Any] = {
+    "epochs": 10,
+    "steps_per_epoch": 300,
+    "batch_size": 128,
+    "lr": 0.1,
+    "lr_schedule": "cosine",
+    "lr_min": 0.0,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+}
+
+
 class Preset(BaseModel):
     """Settings laid over a recipe. Later matching presets of one name lie over earlier ones.
 
@@ -122,15 +139,18 @@ class Preset(BaseModel):
 class Method(BaseModel):
     """A named recipe.
 
-    `paper` is an arXiv identifier. `schedule` holds fields of `Schedule`; what neither it nor the preset gives has
-    the default there.
+    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite. A leaderboard ranks the kind `method` alone
+    and sets null baselines and references apart. `schedule` holds fields of `Schedule`; what neither it nor the preset
+    gives has the default there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     summary: str
+    kind: MethodKind = "method"
     paper: str | None = None
+    bibtex: str | None = None
     synthesizer: StageChoice
     augmenter: StageChoice = StageChoice(name="none")
     filter: StageChoice = StageChoice(name="all")

@@ -6,15 +6,34 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import to_json
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["MOST_SEEDS", "PROTOCOLS", "Pair", "Protocol", "RunSpec", "SeedFamily", "TeacherRef", "content_hash"]
+__all__ = [
+    "MOST_SEEDS",
+    "PROTOCOLS",
+    "Pair",
+    "Protocol",
+    "RecalledSpec",
+    "RunSpec",
+    "SeedFamily",
+    "TeacherRef",
+    "content_hash",
+]
 
 
 Protocol = Literal["native", "matched"]
@@ -137,3 +156,27 @@ class SeedFamily:
         # What is cached was copied, too: it is the other seed's.
         spec.__dict__.update(hash=self._hash(seed), settings=self._settings)
         return spec
+
+
+_FAMILIES: dict[bytes, SeedFamily] = {}
+_MOST_FAMILIES = 10_000
+
+
+def _recall(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> RunSpec:
+    seed = value.get("seed") if isinstance(value, dict) else None
+    if info.mode != "json" or type(seed) is not int or seed < 0:
+        spec: RunSpec = validate(value)
+        return spec
+    # Of JSON, so that equal text is equal content: 1 and 1.0, null and NaN are told apart.
+    key = to_json({name: item for name, item in value.items() if name != "seed"}, inf_nan_mode="constants")
+    family = _FAMILIES.get(key)
+    if family is None:
+        family = SeedFamily(validate(value))
+        if len(_FAMILIES) >= _MOST_FAMILIES:
+            _FAMILIES.clear()
+        _FAMILIES[key] = family
+    return family.member(seed)
+
+
+RecalledSpec = Annotated[RunSpec, WrapValidator(_recall)]
+"""A spec in a JSON file of which there are many: if only its seed is new, it is not checked and hashed from scratch."""

@@ -20,3 +20,8 @@ def toy_context() -> StageContext:
     """A teacher, a student that differs from it, and images of 3 x 8 x 8."""
     card = make_card()
     return make_context(card, make_convnet(card, seed=1), make_convnet(card, seed=2))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: what starts last should be short."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

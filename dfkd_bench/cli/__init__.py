@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfkd_bench.cli import check, grid, leaderboard, listings, run, show, status, teacher, upgrade
+from dfkd_bench.cli import check, claims, grid, leaderboard, listings, run, show, status, teacher, upgrade
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
 app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
 app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
+app.command("claims", rich_help_panel=_LOOK_UP, epilog=claims.EXAMPLES)(claims.claims)
 app.command("models", rich_help_panel=_LOOK_UP)(listings.models)
 app.command("datasets", rich_help_panel=_LOOK_UP)(listings.datasets)
 app.command("plugins", rich_help_panel=_WRITE)(listings.plugins)

@@ -146,6 +146,7 @@ def run(
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
     from dfkd_bench.leaderboard.update import update_leaderboard
+    from dfkd_bench.planning.installed import Installed
 
     bench.results.require_writable()
     try:
@@ -164,8 +165,9 @@ def run(
         raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
-        update_leaderboard(bench.results, report_damage)
-        print_comparison(records)
+        known = Installed(bench.registry)
+        update_leaderboard(bench.results, report_damage, known)
+        print_comparison(records, known)
         found, run_now = len(records) - done.made, done.made
         marked = f" ({len(stale)} of them stale)" if stale else ""
         typer.echo(f"{found} found{marked}, {run_now} run; records and pictures in {results}/, ", nl=False)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
+from rich.text import Text
 
 if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError
+    from dfkd_bench.leaderboard.build import Known
+    from dfkd_bench.leaderboard.model import Cell, Table
     from dfkd_bench.results.records import Record
 
 __all__ = ["console", "print_comparison", "print_table", "report_damage"]
@@ -20,94 +22,65 @@ __all__ = ["console", "print_comparison", "print_table", "report_damage"]
 def console() -> Console:
     """Standard output; if it is no terminal, wide enough that no column is cut."""
     out = Console()
-    return out if out.is_terminal else Console(width=160)
+    return out if out.is_terminal else Console(width=180)
 
 
 def report_damage(error: DfkdError) -> None:
     """Report which record is left out of a table, and why."""
-    print(f"dfkd-bench: left out: {error}", file=sys.stderr)
+    from dfkd_bench.leaderboard.text import plain
+
+    print(f"dfkd-bench: left out: {plain(str(error))}", file=sys.stderr)
 
 
-def print_comparison(records: Sequence[Record]) -> None:
+def print_comparison(records: Sequence[Record], known: Known) -> None:
     """One table for these runs."""
-    from dfkd_bench.leaderboard.table import build
+    from dfkd_bench.leaderboard.build import build_table
 
-    print_table(build(records))
-
-
-def print_table(table: pd.DataFrame) -> None:
-    """The columns that matter most, a table for each dataset, preset and protocol; all columns are in the CSV."""
-    out = console()
-    for (dataset, preset, protocol), group in table.groupby(["dataset", "preset", "protocol"], sort=True):
-        title = f"{dataset}, preset {preset}, {protocol} budgets: test accuracy in percent after the last epoch"
-        shown = Table(title=title, title_justify="left")
-        for name in ("Pair", "Method", "Augmenter", "Prior"):
-            shown.add_column(name, no_wrap=True)
-        for name in _NUMBERS:
-            shown.add_column(name, justify="right")
-        for row in group.head(_MOST).to_dict("records"):
-            shown.add_row(*_cells(row))
-        out.print(shown)
-        if len(group) > _MOST:
-            out.print(f"{len(group) - _MOST} more rows are in leaderboard.csv.")
-    out.print("Oracle: the best epoch on the test set. Agree: same answer as the teacher. Seconds and FLOPs per run.")
-    for note in _notes(table):
-        out.print(note, highlight=False)
+    print_table(build_table(records, known))
 
 
-# Nobody reads more rows under one heading, and they take seconds to lay out.
+# Nobody reads more rows on a screen, and they take seconds to lay out.
 _MOST = 200
-_NUMBERS = (
-    "Seeds",
-    "Accuracy",
-    "Oracle",
-    "Agree",
-    "Teacher",
-    "Bank",
-    "Kept %",
-    "Synth s",
-    "Augm s",
-    "Distill s",
-    "TFLOP",
-)
 
 
-def _cells(row: dict[Any, Any]) -> list[str]:
-    failed = int(row["failed"])
-    spread = f" ± {_number(row['accuracy_ci95'], 2)}" if pd.notna(row["accuracy_ci95"]) else ""
-    return [
-        f"{row['teacher']}:{row['student']}",
-        str(row["method"]),
-        str(row["augmenter"]),
-        str(row["prior"]),
-        f"{row['seeds']}" + (f" (+{failed} failed)" if failed else ""),
-        _number(row["accuracy"], 2) + spread,
-        _number(row["oracle_best"], 2),
-        _number(row["agreement"], 2),
-        _number(row["teacher_accuracy"], 2),
-        _number(row["bank"], 0),
-        _number(row["kept_percent"], 0),
-        _number(row["seconds_synthesis"], 1),
-        _number(row["seconds_augmentation"], 1),
-        _number(row["seconds_distillation"], 1),
-        _number(row["tflops"], 1),
-    ]
+def print_table(table: Table) -> None:
+    """The columns that matter most, a table for each cell; the CSV has all columns and rows."""
+    from dfkd_bench.leaderboard import view
+    from dfkd_bench.leaderboard.text import plain
+
+    out, left = console(), _MOST
+    for cell in table.cells:
+        if left <= 0:
+            break
+        out.print(_grid(cell, left))
+        left -= len(cell.rows)
+        _say(out, view.notes(cell))
+    total = sum(len(cell.rows) for cell in table.cells)
+    if total > _MOST:
+        _say(out, [f"{total - _MOST} more rows are in leaderboard.csv."])
+    for across in table.across:
+        out.print()
+        _say(out, view.across_lines(across))
+    out.print()
+    _say(out, (*map(plain, table.notes), *view.LEGEND))
 
 
-def _number(value: Any, digits: int) -> str:
-    return "-" if pd.isna(value) else f"{value:.{digits}f}"
+def _grid(cell: Cell, most: int) -> Grid:
+    from dfkd_bench.leaderboard import view
+
+    grid = Grid(title=Text(view.title(cell.key, cell.teacher_accuracy)), title_justify="left")
+    for column in view.COLUMNS:
+        grid.add_column(column.name, justify="right" if column.right else "left", no_wrap=column.name != "Method")
+    for heading, rows in view.groups(cell):
+        if heading != view.GROUPS["method"]:
+            grid.add_section()
+            grid.add_row("", Text(heading, style="italic"))
+        for row in rows[: max(most, 0)]:
+            grid.add_row(*(Text(text) for text in view.cells_of(row)))
+        most -= len(rows)
+    return grid
 
 
-def _notes(table: pd.DataFrame) -> list[str]:
-    notes = []
-    if len(table) and int(table["seeds"].max()) < 3:
-        notes.append("Fewer than three seeds: no ranking can be read from this. Repeat --seed for more.")
-    stale = int(table["stale"].sum())
-    if stale:
-        runs = "1 run" if stale == 1 else f"{stale} runs"
-        notes.append(f"Stale: {runs} came from other code of the plugins than is installed now (column stale).")
-    for (dataset, network), group in table.groupby(["dataset", "teacher"]):
-        if group["teacher_sha256"].nunique() > 1:
-            count = group["teacher_sha256"].nunique()
-            notes.append(f"Mixed teachers: rows of {dataset} {network} come from {count} different ones.")
-    return notes
+def _say(out: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        out.print(Text(line))

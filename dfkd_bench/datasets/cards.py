@@ -71,6 +71,14 @@ _TINY_IMAGENET = [entry.split(maxsplit=1) for entry in _TINY_IMAGENET_NAMES.spli
 TINY_IMAGENET_WNIDS: tuple[str, ...] = tuple(wnid for wnid, _ in _TINY_IMAGENET)
 """Tiny-ImageNet's WordNet ids, in the order of the labels."""
 
+_KRIZHEVSKY = """\
+@techreport{krizhevsky2009learning,
+  title = {Learning Multiple Layers of Features from Tiny Images},
+  author = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year = {2009}
+}"""
+
 DIGITS = DatasetCard(
     name="digits",
     summary="scikit-learn's handwritten digits, bundled: 16x16 gray, 1,438 training and 359 test images",
@@ -81,6 +89,14 @@ DIGITS = DatasetCard(
     std=(0.3183,),
     transform=TrainTransform(padding=2, flip=False),
     teacher_recipe=TeacherRecipe(epochs=12, batch_size=64, lr=0.1, warmup_epochs=1),
+    bibtex="""\
+@misc{alpaydin1998optical,
+  title = {Optical Recognition of Handwritten Digits},
+  author = {Alpaydin, Ethem and Kaynak, Cenk},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998},
+  doi = {10.24432/C50P49}
+}""",
     hint="digits are small, for a first look; for CIFAR-10 on the published schedule add "
     "--dataset cifar10 --preset paper (a GPU, hours)",
 )
@@ -94,6 +110,7 @@ CIFAR10 = DatasetCard(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
     transform=TrainTransform(padding=4, flip=True),
+    bibtex=_KRIZHEVSKY,
 )
 
 CIFAR100 = DatasetCard(
@@ -105,6 +122,7 @@ CIFAR100 = DatasetCard(
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
     transform=TrainTransform(padding=4, flip=True),
+    bibtex=_KRIZHEVSKY,
 )
 
 TINY_IMAGENET = DatasetCard(
@@ -116,4 +134,11 @@ TINY_IMAGENET = DatasetCard(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     transform=TrainTransform(padding=4, flip=True),
+    bibtex="""\
+@techreport{le2015tiny,
+  title = {Tiny {ImageNet} Visual Recognition Challenge},
+  author = {Le, Ya and Yang, Xuan},
+  institution = {Stanford University, CS 231N},
+  year = {2015}
+}""",
 )

@@ -1,17 +1,21 @@
 """Published numbers, each with its source, and how a measured one compares. Imports no torch.
 
 The numbers lie in `claims.csv` beside this file. Where sources disagree, each stands: none is chosen, none is averaged.
+`claims-methods.csv` says which method of ours a published name stands for, and with which of its presets it can be
+compared: patterns, with spaces between them. Without a preset it is found under our method's name and never compared,
+since the published run is of another kind than any preset of ours. `none` under `teacher`: it was trained without one.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, computed_field, model_validator
 
@@ -28,8 +32,10 @@ __all__ = [
     "compare",
     "compare_all",
     "load_claims",
+    "load_methods",
     "published_methods",
     "select",
+    "untried",
 ]
 
 #: The method name under which teachers' accuracies are published.
@@ -42,67 +48,26 @@ LARGEST_TOLERANCE = 2.0
 Verdict = Literal["reproduced", "not reproduced", "other setting", "not tried"]
 
 _FILE = Path(__file__).with_name("claims.csv")
+_METHODS_FILE = Path(__file__).with_name("claims-methods.csv")
 _COLUMNS = ["method", "dataset", "teacher", "student", "top1", "reported_hours", "grade", "source", "notes"]
+_METHODS_COLUMNS = ["published", "method", "presets", "teacher", "notes"]
 _ARXIV = re.compile(r"\barXiv[: ]\s*(\d{4}\.\d{4,5})\b", re.IGNORECASE)
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\r\n]*$")]
+_Row = TypeVar("_Row", bound=BaseModel)
 _Optional = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\r\n]*$")]
 
 
-@dataclass(frozen=True, slots=True)
-class _Ours:
-    """The method and the presets of ours that a published name stands for, as patterns."""
+class _Ours(BaseModel):
+    """The method and the presets of ours that a published name stands for."""
 
-    method: str
-    presets: tuple[str, ...] = ("paper*",)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-# Presets are empty where the published run is of another kind than any preset of ours: it is found under our method's
-# name, and never compared.
-_OURS: dict[str, _Ours] = {
-    # "ADI" is adaptive DeepInversion, and so is the row "DeepInv" of CMI's table, with the same numbers.
-    **{name: _Ours("deepinversion") for name in ("DeepInv", "ADI", "DeepInversion")},
-    # 2,000 steps; ours takes 1,000.
-    "DeepInv-2k": _Ours("deepinversion", ()),
-    "DeepInversion (K-Gen's run)": _Ours("deepinversion", ()),
-    # CMI's headline begins with some 50,000 inverted images; our `paper` is the released script, which does not.
-    **{name: _Ours("cmi", ("paper-bank",)) for name in ("CMI", "CMI-500", "CMI_adversarial", "CMI (AEAHL-RG's table)")},
-    "CMI_scratch": _Ours("cmi", ("paper",)),
-    "CMI_nonadversarial": _Ours("cmi", ()),
-    **{name: _Ours("dafl") for name in ("DAFL", "DAFL (reproduction)")},
-    **{f"DAFL (reproduction run {run})": _Ours("dafl") for run in (1, 2)},
-    "DAFL (MMRazor)": _Ours("dafl", ()),
-    "ZSKT": _Ours("zskt"),
-    "ZSKT (MMRazor)": _Ours("zskt", ()),
-    "DFAD": _Ours("dfad"),
-    "DFAD (MMRazor)": _Ours("dfad", ()),
-    **{name: _Ours("dfq") for name in ("DFQ", "DFQ (reproduction)")},
-    # FastDFKD with so many inner steps.
-    "Fast-2": _Ours("fast", ("paper-2",)),
-    "Fast-5": _Ours("fast", ("paper-5",)),
-    "Fast-10": _Ours("fast", ("paper", "paper-10")),
-    **{name: _Ours("fast", ()) for name in ("Fast-50", "Fast-50 (log)")},
-    **{f"FastDFKD (FM-{epochs}, NAYER's re-run)": _Ours("fast", ()) for epochs in (100, 200, 300)},
-    "NAYER": _Ours("nayer"),
-    "NAYER-100": _Ours("nayer", ("paper-100",)),
-    "NAYER-200": _Ours("nayer", ("paper-200",)),
-    "NAYER-300": _Ours("nayer", ("paper",)),
-    "NAYER 5k-image memory": _Ours("nayer", ()),
-    "NAYER with BatchNorm on embeddings (ablation)": _Ours("nayer", ()),
-    "NAYER without BatchNorm on embeddings (ablation)": _Ours("nayer", ()),
-    "DDA": _Ours("dda"),
-    # DataFree prints means over all epochs beside the best ones.
-    **{
-        f"{name} [mean over training epochs]": _Ours(ours, ())
-        for name, ours in (("DAFL", "dafl"), ("DFAD", "dfad"), ("DeepInversion", "deepinversion"), ("CMI", "cmi"))
-    },
-    "KD_real_data": _Ours("real-data"),
-    "student_scratch": _Ours("scratch"),
-    # Baselines of the same idea, with other images or a shorter schedule than ours.
-    "One-Image": _Ours("one-image", ()),
-    "Places365+KD": _Ours("other-dataset", ()),
-    "Gaussian noise + BN batch statistics (5-epoch log)": _Ours("noise", ()),
-}
+    published: _Text
+    method: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    presets: Annotated[str, StringConstraints(pattern=r"^([a-z0-9*-]+( [a-z0-9*-]+)*)?$")]
+    teacher: Literal["", "none"]
+    notes: _Optional
 
 
 class Claim(BaseModel):
@@ -147,7 +112,7 @@ class Claim(BaseModel):
     @property
     def ours(self) -> str | None:
         """Our method's name, or None if we have none for it."""
-        found = _OURS.get(self.method)
+        found = _ours().get(self.method)
         return None if found is None else found.method
 
     @computed_field  # type: ignore[prop-decorator]
@@ -160,8 +125,8 @@ class Claim(BaseModel):
     @property
     def presets(self) -> tuple[str, ...]:
         """Patterns of the presets of ours that it can be compared with; empty if there are none."""
-        found = _OURS.get(self.method)
-        return () if found is None else found.presets
+        found = _ours().get(self.method)
+        return () if found is None else tuple(found.presets.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +177,46 @@ def load_claims(path: Path = _FILE) -> list[Claim]:
     Raises:
         DfkdError: the file cannot be read, or a row is malformed; it names the line.
     """
+    return [_checked(Claim, row, where) for row, where in _rows(path, _COLUMNS)]
+
+
+def load_methods(path: Path = _METHODS_FILE) -> dict[str, _Ours]:
+    """What each published name stands for, by that name.
+
+    Raises:
+        DfkdError: the file cannot be read, a row is malformed, or a name stands there twice; it names the line.
+    """
+    found: dict[str, _Ours] = {}
+    for row, where in _rows(path, _METHODS_COLUMNS):
+        ours = _checked(_Ours, row, where)
+        if ours.published in found:
+            raise DfkdError(f"{where}: {ours.published!r} stands there twice")
+        found[ours.published] = ours
+    return found
+
+
+@functools.cache
+def _ours() -> dict[str, _Ours]:
+    return load_methods()
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[tuple[dict[str, str], str]]:
+    """Each row with the place where it stands."""
+    start = 1
     try:
         with path.open(encoding="utf-8", newline="") as file:
             # Not DictReader: it makes nothing of a missing field and hides one too many.
             reader = csv.reader(file, strict=True)
-            if next(reader, None) != _COLUMNS:
-                raise DfkdError(f"{path}, line 1: the columns are not {','.join(_COLUMNS)}")
-            claims, start = [], reader.line_num + 1
+            if next(reader, None) != columns:
+                raise DfkdError(f"{path}, line 1: the columns are not {','.join(columns)}")
+            start = reader.line_num + 1
             for fields in reader:
-                claims.append(_claim(fields, f"{path}, line {start}"))
+                where = f"{path}, line {start}"
+                if len(fields) != len(columns):
+                    raise DfkdError(
+                        f"{where}: {len(fields)} fields in place of {len(columns)}: fix its commas and quotes"
+                    )
+                yield dict(zip(columns, fields, strict=True)), where
                 start = reader.line_num + 1
     except OSError as error:
         raise DfkdError(f"cannot read the claims in {path}: {error.strerror}") from error
@@ -228,12 +224,21 @@ def load_claims(path: Path = _FILE) -> list[Claim]:
         raise DfkdError(f"{path} is no UTF-8 text: save it as that") from error
     except csv.Error as error:
         raise DfkdError(f"{path}, line {start}: no CSV row ({error}): fix its quotes") from error
-    return claims
+
+
+def _checked(model: type[_Row], row: dict[str, str], where: str) -> _Row:
+    numbers = {name: row[name].strip() or None for name in ("top1", "reported_hours") if name in row}
+    try:
+        return model.model_validate(row | numbers)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "row"
+        raise DfkdError(f"{where}: {field}: {first['msg']}, got {first['input']!r}") from error
 
 
 def published_methods() -> dict[str, str]:
     """The published method names that we have a method for -> our method's name."""
-    return {name: ours.method for name, ours in _OURS.items()}
+    return {name: ours.method for name, ours in _ours().items()}
 
 
 def select(
@@ -271,6 +276,11 @@ def compare(claim: Claim, measured: Measurement, claims: Sequence[Claim] = ()) -
     return Comparison(claim, verdict, gap, _teacher(claim, claims), measured.teacher_accuracy)
 
 
+def untried(claim: Claim) -> Verdict:
+    """The verdict on a claim that nothing measured fits: one that could be compared was not tried."""
+    return "not tried" if claim.top1 is not None and claim.presets else "other setting"
+
+
 def compare_all(claims: Sequence[Claim], measured: Measurement) -> list[Comparison]:
     """Every claim of the measured method on its dataset and pair, in the claims' order; see `compare`."""
     return [
@@ -280,23 +290,11 @@ def compare_all(claims: Sequence[Claim], measured: Measurement) -> list[Comparis
     ]
 
 
-def _claim(fields: list[str], where: str) -> Claim:
-    if len(fields) != len(_COLUMNS):
-        raise DfkdError(f"{where}: {len(fields)} fields in place of {len(_COLUMNS)}: fix its commas and quotes")
-    row = dict(zip(_COLUMNS, fields, strict=True))
-    numbers = {name: row[name].strip() or None for name in ("top1", "reported_hours")}
-    try:
-        return Claim.model_validate(row | numbers)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "row"
-        raise DfkdError(f"{where}: {field}: {first['msg']}, got {first['input']!r}") from error
-
-
 def _same_cell(claim: Claim, measured: Measurement) -> bool:
     teacher, _, student = measured.pair.partition(":")
     # A student trained without a teacher is published without one.
-    alone = claim.ours == "scratch" and not claim.teacher
+    ours = _ours().get(claim.method)
+    alone = not claim.teacher and ours is not None and ours.teacher == "none"
     return claim.dataset == measured.dataset and claim.student == student and (alone or claim.teacher == teacher)
 
 

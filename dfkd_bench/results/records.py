@@ -16,7 +16,7 @@ from dfkd_bench.files import replacing, writable_folder
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
-from dfkd_bench.spec import RunSpec
+from dfkd_bench.spec import RecalledSpec
 
 __all__ = [
     "Accuracy",
@@ -89,7 +89,7 @@ class Record(_Part):
 
     schema_version: Literal[2] = 2
     run: str = Field(description="the spec's hash")
-    spec: RunSpec
+    spec: RecalledSpec
     status: Status
     reason: str | None = Field(None, description="why it did not finish")
     accuracy: Accuracy | None = None
@@ -118,6 +118,11 @@ class Record(_Part):
         return isinstance(other, Record) and self.model_dump() == other.model_dump()
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it was read from; None if it was not."""
+        return self._folder
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """The student after each epoch, read from `curve.csv`.

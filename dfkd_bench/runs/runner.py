@@ -15,10 +15,10 @@ from dfkd_bench.results.again import Again
 from dfkd_bench.results.locks import locked
 from dfkd_bench.results.progress_file import Progress, ProgressFile, read
 from dfkd_bench.results.records import Record, Results, Status
-from dfkd_bench.runs.checkpoint import Checkpoint
-from dfkd_bench.runs.code_hash import source_hashes
+from dfkd_bench.resume.checkpoint import Checkpoint, run_identity
+from dfkd_bench.resume.code_hash import source_hashes
+from dfkd_bench.resume.outcome import DivergedError, of_exception
 from dfkd_bench.runs.loop import Run
-from dfkd_bench.runs.outcome import DivergedError, of_exception
 from dfkd_bench.runs.stage_set import priors_of
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.seeds import global_stream, stream_seed
@@ -85,8 +85,9 @@ def _run_claimed(
     if found is not None:
         results.set_aside(found)
     environment = describe(execution, registry).model_copy(update={"code": source_hashes(spec, registry)})
-    path = folder / "checkpoint.pt"
-    checkpoint = Checkpoint(path, spec, environment, checkpoint_seconds, anew_if_edited=rerun_stale)
+    checkpoint = Checkpoint(
+        folder / "checkpoint.pt", run_identity(spec, environment), checkpoint_seconds, anew_if_edited=rerun_stale
+    )
     begin = Progress.begin(spec, priors_of(spec, registry), environment)
     before = (read(results, spec.hash) or found) if checkpoint.path.exists() else None
     file = ProgressFile(results, begin.knowing(before))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +26,11 @@ from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Environment
+from dfkd_bench.resume.checkpoint import Checkpoint, training_identity
 from dfkd_bench.spec import TeacherRef, content_hash
 from dfkd_bench.stages.network import Network, Normalization
 from dfkd_bench.stages.seeds import global_stream, stream_seed
-from dfkd_bench.teachers.training import fit_to_data
+from dfkd_bench.teachers.training import Training
 from dfkd_bench.teachers.weights import (
     Source,
     find_weights,
@@ -45,9 +45,9 @@ __all__ = ["Teacher", "TeacherCard", "TeacherStore", "near_chance"]
 
 
 def near_chance(accuracy: float, num_classes: int) -> bool:
-    """Whether an accuracy in percent is below twice that of guessing, or of few classes a tenth of the way above it."""
+    """Whether an accuracy in percent is little above that of guessing: by half of it, or a tenth of what is left."""
     chance = 100 / num_classes
-    return accuracy < min(2 * chance, chance + (100 - chance) / 10)
+    return accuracy < min(1.5 * chance, chance + (100 - chance) / 10)
 
 
 class TeacherCard(BaseModel):
@@ -107,12 +107,14 @@ class TeacherStore:
         path: the folder.
         registry: where networks and datasets come from.
         execution: device, precision, data root.
+        checkpoint_seconds: least time between two checkpoints of a training.
     """
 
-    def __init__(self, path: Path, registry: Registry, execution: Execution) -> None:
+    def __init__(self, path: Path, registry: Registry, execution: Execution, checkpoint_seconds: float = 60) -> None:
         self.path = path
         self.registry = registry
         self.execution = execution
+        self.checkpoint_seconds = checkpoint_seconds
 
     def has(self, ref: TeacherRef, model: str, dataset: str) -> bool:
         """Whether the teacher that a spec names is there already."""
@@ -248,7 +250,7 @@ class TeacherStore:
         data = open_dataset(dataset, self.registry, self.execution.data_root)
         with global_stream(stream_seed(recipe.seed, "teacher/weights"), self.execution.device):
             body = build_model(model, data.card, self.registry, start=True)
-        train, start = data.load("train"), time.monotonic()
+        train = data.load("train")
         _check_apart(train, data.load("test"), dataset)
         title = f"teacher {model} on {dataset}"
 
@@ -259,8 +261,12 @@ class TeacherStore:
             self.registry.emit(event)
 
         self.registry.emit(RunEvent("phase", folder.name, title, {"phase": "teacher training"}))
-        fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        identity = training_identity(folder.name, self.registry, describe(self.execution, self.registry), model)
+        checkpoint = Checkpoint(folder / "checkpoint.pt", identity, self.checkpoint_seconds, "training")
+        training = Training(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        training.to_the_end(checkpoint)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in body.state_dict().values()):
+            checkpoint.remove()  # from there it would come to the same end
             raise DfkdError(
                 f"the teacher {model} diverged on {dataset}: its weights are not finite; lower the learning rate "
                 f"({recipe.lr})"
@@ -273,8 +279,9 @@ class TeacherStore:
             recipe=recipe,
             source="trained here",
             train=train,
-            seconds=time.monotonic() - start,
+            seconds=training.seconds,
         )
+        checkpoint.remove()
 
     def _keep(
         self,

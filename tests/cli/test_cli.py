@@ -10,6 +10,7 @@ from PIL import Image
 from support.e2e_kit import (
     RECIPE,
     cli,
+    make_record,
     own_cache,  # noqa: F401
     program,
     small_recipe,  # noqa: F401
@@ -18,11 +19,13 @@ from support.e2e_kit import (
     tiny,
 )
 
+from dfkd_bench.api import Workbench, plan
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, default_registry
-from dfkd_bench.leaderboard.table import COLUMNS
+from dfkd_bench.leaderboard.columns import COLUMNS, pandas_types
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Results
+from dfkd_bench.spec import RunSpec
 from dfkd_bench.teachers.weights import read_weights, save_weights
 
 PAIR = ("--pair", "resnet8:resnet8")
@@ -263,16 +266,18 @@ def test_two_methods_on_two_pairs_are_four_records_one_table_and_are_not_run_twi
     assert first.code == 0, first
     assert "4 runs, 4 to do" in first.out
     assert "0 found, 4 run" in first.out
-    assert first.out.count("test accuracy in percent after the last epoch") == 1
     for pair in ("resnet8:resnet8", "resnet8:wrn16_1"):
-        for method in ("noise", "cmi"):
-            assert re.search(rf"│ {pair} +│ {method} ", first.out)
+        assert first.out.count(f"digits, {pair}, preset quick, each method's own budget (native), teacher ") == 1
+    for method in ("noise", "cmi"):
+        assert first.out.count(f"│ {method} ") == 2
     results = Results(tmp_path / "results")
     records = list(results.records())
     assert len(records) == 4
     assert {record.status for record in records} == {"finished"}
-    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv", keep_default_na=False)
-    assert tuple(table.columns) == COLUMNS
+    table = pd.read_csv(
+        tmp_path / "results" / "leaderboard.csv", dtype=pandas_types(), keep_default_na=False, na_values=[""]
+    )
+    assert list(table.columns) == [column.name for column in COLUMNS]
     assert len(table) == 4
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("record.json")}
     second = run(tmp_path, *pairs, methods=("noise", "cmi"))
@@ -283,7 +288,7 @@ def test_two_methods_on_two_pairs_are_four_records_one_table_and_are_not_run_twi
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("record.json")} == before
     shown = cli("leaderboard", "--results", tmp_path / "results")
     assert shown.code == 0
-    assert shown.out.count("resnet8:wrn16_1") == 2
+    assert shown.out.count("resnet8:wrn16_1") == 1
     assert "4 rows in" in shown.out
 
 
@@ -312,7 +317,27 @@ def test_a_run_that_fails_is_a_row_and_exit_status_1(tmp_path, small_recipe):  #
 
 def test_a_leaderboard_of_nothing_is_one_sentence(tmp_path):
     assert "there is no results folder" in cli("leaderboard", "--results", tmp_path / "none").sentence()
+    old = tmp_path / "leaderboard.csv"
+    old.write_text("of records that lie elsewhere", encoding="utf-8")
     assert "there are no records in" in cli("leaderboard", "--results", tmp_path).sentence()
+    assert old.read_text(encoding="utf-8") == "of records that lie elsewhere"
+
+
+def test_claims_are_listed_and_filtered_and_stand_beside_what_was_measured(tmp_path):
+    shown = cli("claims", "--method", "cmi", "--dataset", "cifar10", "--pair", "wrn40_2:wrn16_1")
+    assert shown.code == 0
+    assert "8 published numbers" in shown.out
+    assert shown.out.count(" 90.01 ") == 5
+    assert "no published number fits" in cli("claims", "--dataset", "digits").sentence()
+    spec = plan(Workbench.make(device="cpu"), ["cmi"], ["wrn40_2:wrn16_1"], dataset="cifar10", preset="paper-bank")[0]
+    Results(tmp_path).write(make_record(spec, 89.5))
+    beside = cli("claims", "--method", "cmi", "--dataset", "cifar10", "--results", tmp_path).out
+    assert beside.count("89.50 (-0.51)") == 5
+    assert "not tried" in beside
+    assert "other setting" in beside
+    changed = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"epochs": 3})})
+    Results(tmp_path / "changed").write(make_record(RunSpec.model_validate(changed.model_dump()), 89.5))
+    assert "89.50" not in cli("claims", "--method", "cmi", "--results", tmp_path / "changed").out
 
 
 @pytest.mark.parametrize("method", sorted(default_registry().provided("method")))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import threading
 import time
 
@@ -13,7 +15,8 @@ from support.engine_kit import begun_below, fault_specs, gpus_seen, plugins_on_p
 
 from dfkd_bench import DfkdError
 from dfkd_bench.engines import EngineOptions, run_grid
-from dfkd_bench.leaderboard.table import build
+from dfkd_bench.leaderboard.build import build_table
+from dfkd_bench.leaderboard.csv_form import csv_text
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install dfkd-bench[ray]")
 
@@ -36,7 +39,8 @@ def cluster(plugins_on_path, monkeypatch):  # noqa: F811
 
 def without_times(table):
     """A leaderboard without clock readings and memory."""
-    return table.drop(columns=[name for name in table if name.startswith("seconds_")] + ["peak_memory_gib"])
+    rows = csv.DictReader(io.StringIO(csv_text(table)))
+    return [{name: text for name, text in row.items() if not name.endswith(("_seconds", "_bytes"))} for row in rows]
 
 
 def on_both_engines(tmp_path, cluster, seeds, seconds=0.2, hear=lambda event: None):
@@ -58,8 +62,8 @@ def on_both_engines(tmp_path, cluster, seeds, seconds=0.2, hear=lambda event: No
     assert sorted(ended) == sorted(spec.hash for spec in planned)
     assert {path.parent.name for path in there.results.path.rglob("record.json")} == set(ended)
     run_grid(planned, here, engine="local", options=EngineOptions(jobs=2), checkpoint_seconds=0)
-    tables = [without_times(build(workbench.results.records())) for workbench in (there, here)]
-    assert tables[0].equals(tables[1])
+    tables = [without_times(build_table(workbench.results.records())) for workbench in (there, here)]
+    assert tables[0] == tables[1]
     assert [r.without_times() for r in there.results.records()] == [r.without_times() for r in here.results.records()]
     return planned
 

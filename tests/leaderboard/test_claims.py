@@ -13,6 +13,7 @@ from dfkd_bench.leaderboard.claims import (
     compare,
     compare_all,
     load_claims,
+    load_methods,
     published_methods,
     select,
 )
@@ -247,6 +248,28 @@ def test_a_student_trained_alone_fits_every_teacher():
     for pair in ("resnet34:resnet18", "vgg11:resnet18"):
         assert compare(claim, of(method="scratch", pair=pair, preset="paper")).verdict == "reproduced"
     assert compare(claim, of(method="scratch", pair="vgg11:wrn16_1", preset="paper")).verdict == "other setting"
+
+    distilled = one(method="DAFL", teacher="", student="resnet18")
+    assert compare(distilled, of(method="dafl", pair="vgg11:resnet18", preset="paper")).verdict == "other setting"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("CMI,cmi,paper,,\nCMI,cmi,paper-bank,,\n", "line 3: 'CMI' stands there twice"),
+        ("CMI,,paper,,\n", "line 2: method"),
+        (",cmi,paper,,\n", "line 2: published"),
+        ('CMI,cmi,"paper, quick",,\n', "line 2: presets"),
+        ("CMI,cmi,paper,some,\n", "line 2: teacher"),
+        ("CMI,cmi,paper,\n", "line 2: 4 fields"),
+    ],
+)
+def test_a_malformed_row_of_the_methods_is_refused_with_its_line(tmp_path, row, reason):
+    path = tmp_path / "claims-methods.csv"
+    path.write_text(f"published,method,presets,teacher,notes\n{row}", encoding="utf-8")
+    with pytest.raises(DfkdError) as refused:
+        load_methods(path)
+    assert reason in str(refused.value)
 
 
 def test_hours_alone_are_no_accuracy_to_compare():

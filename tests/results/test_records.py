@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 
 import jsonschema
 import pytest
 from support.e2e_kit import cli, make_record, make_spec
 
 from dfkd_bench import DfkdError
+from dfkd_bench import spec as spec_module
 from dfkd_bench.results.curves import CurvePoint, read_curve
-from dfkd_bench.results.records import Record, Results, read_record, schema
+from dfkd_bench.results.records import Record, Results, parse_record, read_record, schema
+from dfkd_bench.spec import content_hash
 
 
 @pytest.mark.parametrize("accuracy", [50.0, None])
@@ -236,3 +239,39 @@ def test_upgrade_writes_old_records_anew_and_touches_no_other(tmp_path):
     assert read_record(path).curve() == CURVE
     damaged.unlink()
     assert "0 records rewritten, 2 were" in cli("upgrade", "--results", tmp_path).out
+
+
+def test_a_recalled_spec_is_the_one_that_would_be_read_from_scratch(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfkd_bench.spec._FAMILIES", {})
+    for seed in (0, 3, 4):
+        for options in ({"x": 1}, {"x": 1.0}, {"x": True}, {"x": None}, {"x": math.nan}, {"x": "1"}, {"x": [1]}, {}):
+            spec = make_spec(seed=seed, synthesizer={"name": "noise", "options": options})
+            text = make_record(spec).model_dump_json()
+            if options.get("x") != options.get("x"):
+                text = text.replace('"x":null', '"x":NaN')
+            read = parse_record(tmp_path / "record.json", text.encode())
+            assert repr(read.spec) == repr(spec)
+            assert (read.spec.hash, read.spec.settings) == (content_hash(spec), spec.settings)
+    assert len(spec_module._FAMILIES) == 8
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "1", None])
+def test_a_seed_that_is_none_is_refused_of_a_recalled_spec_too(tmp_path, seed):
+    path = tmp_path / "record.json"
+    parse_record(path, make_record(make_spec(seed=1)).model_dump_json().encode())
+    plain = make_record(make_spec(seed=1)).model_dump(mode="json")
+    plain["spec"]["seed"] = seed
+    if seed in ("1", True):  # what pydantic takes for 1
+        assert parse_record(path, json.dumps(plain).encode()).spec == make_spec(seed=1)
+        return
+    with pytest.raises(DfkdError, match=r"spec\.seed"):
+        parse_record(path, json.dumps(plain).encode())
+
+
+def test_a_changed_seed_or_option_of_a_recalled_spec_is_found(tmp_path):
+    path, text = tmp_path / "record.json", make_record(make_spec(seed=1)).model_dump_json()
+    parse_record(path, text.encode())
+    for old, new in (('"seed":1', '"seed":2'), ('"tau":20.0', '"tau":21.0'), ('"tau":20.0', '"tau":20')):
+        assert old in text
+        with pytest.raises(DfkdError, match="it was changed by hand"):
+            parse_record(path, text.replace(old, new).encode())

@@ -17,10 +17,10 @@ from support.e2e_kit import (
 
 from dfkd_bench import DfkdError
 from dfkd_bench.hooks.registry import Registry
-from dfkd_bench.leaderboard.table import build
+from dfkd_bench.leaderboard.build import build_table
 from dfkd_bench.results import code, locks
-from dfkd_bench.runs import code_hash
-from dfkd_bench.runs.outcome import DivergedError, of_exception
+from dfkd_bench.resume import code_hash
+from dfkd_bench.resume.outcome import DivergedError, of_exception
 from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.workbench import Workbench
 
@@ -57,9 +57,10 @@ def test_a_run_that_fails_before_it_has_a_teacher_is_a_row_in_the_leaderboard(tm
     assert record.priors == {"synthesizer": "none", "augmenter": "none", "filter": "none", "distiller": "none"}
     monkeypatch.undo()
     run_spec(second, workbench.results, workbench.store)
-    table = build(workbench.results.records())
-    assert sorted(table["failed"]) == [0, 1]
-    assert table[table["failed"] == 1].iloc[0]["reasons"] == "seed 0: out-of-memory: MemoryError"
+    # The other run asked for the same teacher, so it is known which row this one belongs to.
+    ((_, row),) = build_table(workbench.results.records()).rows()
+    assert (row.state, row.statistics.n) == ("partly failed", 1)
+    assert row.reasons == ("seed 0: out-of-memory, last good epoch 0: MemoryError",)
 
 
 def _no_memory(*_):
@@ -72,8 +73,8 @@ def test_the_leaderboard_says_the_last_good_epoch_of_what_failed():
     failed = make_record(make_spec(seed=1), None, curve=curve)
     assert failed.last_good_epoch == 3
     assert make_record(accuracy=None).last_good_epoch == 0
-    assert list(build([make_record(), failed])["last_good_epoch"]) == [3]
-    assert build([make_record()])["last_good_epoch"].isna().all()
+    ((_, row),) = build_table([make_record(), failed]).rows()
+    assert row.reasons == ("seed 1: failed, last good epoch 3: RuntimeError: on purpose",)
 
 
 def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypa
     monkeypatch.setattr(code_hash, "package_hash", lambda name: "f" * 16 if name == "dfkd_baselines" else "0" * 16)
     with pytest.raises(
         DfkdError,
-        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with what",
+        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go back to what",
     ):
         run_spec(spec, workbench.results, workbench.store)
     assert (workbench.results.folder(spec.hash) / "checkpoint.pt").exists()
@@ -121,7 +122,7 @@ def test_the_hash_of_a_packages_source_is_of_its_python_files(tmp_path, monkeypa
         ("results/status.py", False),
         ("planning/grid_file.py", False),
         ("engines/local.py", False),
-        ("leaderboard/table.py", False),
+        ("leaderboard/build.py", False),
         ("cli/run.py", False),
         ("contract/checks.py", False),
         ("errors.py", False),
