@@ -145,6 +145,7 @@ class ProgressFile:
         self.now = first
         self._path = _path(results, first.spec.hash)
         self._written = time.monotonic()
+        self._removed = False
 
     def hear(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something happened in the run."""
@@ -165,6 +166,8 @@ class ProgressFile:
 
     def write(self) -> None:
         """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
+        if self._removed:  # there is a record, and an event that comes late must not speak against it
+            return
         self._written = time.monotonic()
         try:
             with replacing(self._path, durable=False) as temporary:
@@ -173,5 +176,6 @@ class ProgressFile:
             return
 
     def remove(self) -> None:
-        """The run has a record now."""
+        """The run has a record now; nothing is written any more."""
+        self._removed = True
         self._path.unlink(missing_ok=True)

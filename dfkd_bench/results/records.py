@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -51,7 +52,7 @@ class TeacherReport(_Part):
     """The teacher of a run, by hash."""
 
     model: str
-    sha256: str = Field(description="of its weights: names, types, shapes and bytes")
+    sha256: str = Field(description="of its weights, and of its normalization if that is not the dataset's")
     accuracy: float = Field(description="test accuracy, percent")
     source: str = Field(description="where it came from")
 
@@ -86,6 +87,9 @@ class Environment(_Part):
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
     notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
+    code: dict[str, str] | None = Field(
+        None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
+    )
 
 
 class Record(_Part):
@@ -185,6 +189,22 @@ class Results:
     def write(self, record: Record) -> Path:
         """Write a record and its curve, each whole or not at all; the record last: it says that the run is done."""
         return write_record(record, self.folder(record.run))
+
+    def set_aside(self, record: Record) -> None:
+        """Keep a copy of a record that finished, which a run that is done again may replace: `replaced/` beside it.
+
+        Raises:
+            DfkdError: the copy cannot be written.
+        """
+        if record.status != "finished":
+            return
+        folder = self.folder(record.run)
+        copies = folder / "replaced" / f"{record.finished:%Y%m%dT%H%M%SZ}"
+        writable_folder(copies, "run's")
+        for name in (CURVE_FILE, record.images, RECORD_FILE):
+            if name is not None and (folder / name).is_file():
+                with replacing(copies / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
 
     def read(self, run: str) -> Record | None:
         """The record of a run, None if there is none.

@@ -104,7 +104,11 @@ class BankFilling:
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
         parts = self._parts
         parts.emit("phase", {"phase": "synthesizer", "round": self._rounds})
-        with parts.ledger.phase("synthesis") as cost, frozen(parts.student):
+        with (
+            parts.watch.untouched(parts.stage("synthesizer")),
+            parts.ledger.phase("synthesis") as cost,
+            frozen(parts.student),
+        ):
             batch = self._stages.synthesizer.synthesize(Round(self._rounds, warmup))
             cost.images += len(batch)
         self._check(batch)
@@ -126,7 +130,11 @@ class BankFilling:
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages
         parts.emit("phase", {"phase": "augmenter"})
-        with parts.ledger.phase("augmentation") as cost, frozen(parts.student):
+        with (
+            parts.watch.untouched(parts.stage("augmenter")),
+            parts.ledger.phase("augmentation") as cost,
+            frozen(parts.student),
+        ):
             if not self._augmenter_ready:
                 stages.augmenter.prepare(self.bank)
                 self._augmenter_ready = True
@@ -135,8 +143,9 @@ class BankFilling:
         if not len(augmented):
             return
         self._check(augmented, sourced=len(source))
-        with parts.ledger.phase("filtering") as cost, frozen(parts.student), torch.no_grad():
-            keep = stages.filter.keep(augmented, source)
+        with parts.watch.untouched(parts.stage("filter")), parts.ledger.phase("filtering") as cost:
+            with frozen(parts.student), torch.no_grad():
+                keep = stages.filter.keep(augmented, source)
             cost.images += len(augmented)
         if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
             raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")

@@ -59,12 +59,15 @@ class Distillation:
         parts = self._parts
         batch = self._next_batch()
         losses = parts.stages.distiller.losses(parts.student, parts.teacher, batch)
+        parts.watch.check(parts.stage("distiller"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         self._optimizer.step()
+        parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
         parts.stages.synthesizer.after_distill_step(batch)
+        parts.watch.check(parts.stage("synthesizer"))
 
     def _next_batch(self) -> SyntheticBatch:
         parts, filling = self._parts, self._filling
@@ -73,6 +76,7 @@ class Distillation:
             with parts.ledger.aside("synthesis") as cost, frozen(parts.student):
                 batch = parts.stages.synthesizer.sample(size)
                 cost.images += len(batch)
+            parts.watch.check(parts.stage("synthesizer"))
             filling.count(synthesized=len(batch))
             return batch
         bank = filling.bank
@@ -113,5 +117,6 @@ class Distillation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._parts.student.load_state_dict(state["student"])
+        self._parts.watch.mark()
         self._optimizer.load_state_dict(state["optimizer"])
         self._loss_sums = state["loss_sums"]

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.stages.half_weights import HalfWeights
 
-__all__ = ["Network", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
 
 Precision = torch.dtype
 
