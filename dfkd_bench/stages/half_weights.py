@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class HalfWeights:
         # These alone: what a class of a stranger's does with its weight may want all its digits.
         kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
         self._places = [
-            (module._parameters, name)
+            (cast("dict[str, Any]", module._parameters), name)
             for module in body.modules()
             if type(module) in kinds
             for name, parameter in module._parameters.items()
