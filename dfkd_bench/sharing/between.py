@@ -61,8 +61,15 @@ class Digest:
             student_parameters=record.student_parameters,
             curve=record.curve_sha256,
             title=spec.title,
-            code=sys.intern(", ".join(f"{name} {version}" for name, version in record.environment.plugins.items())),
+            code=_code(record),
         )
+
+
+def _code(record: Record) -> str:
+    """Versions of the packages with plugins, and hashes of their source where the record has them."""
+    where = record.environment
+    source = {f"{package} source": digest for package, digest in (where.code or {}).items()}
+    return sys.intern(", ".join(f"{name} {version}" for name, version in sorted((where.plugins | source).items())))
 
 
 def check_between(runs: Sequence[Digest]) -> Iterator[Finding]:
