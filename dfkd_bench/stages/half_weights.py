@@ -22,7 +22,7 @@ class HalfWeights:
     def __init__(self, body: nn.Module) -> None:
         # These alone: what a class of a stranger's does with its weight may want all its digits.
         kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-        self._places = [
+        self._places: list[tuple[dict[str, Any], str]] = [
             (module._parameters, name)
             for module in body.modules()
             if type(module) in kinds
