@@ -83,7 +83,7 @@ def plan_grid(bench: Workbench, file: Path | str, *, keep_teacher: bool = True) 
 
 def _given_teacher(bench: Workbench, file: Path, network: str, dataset: str, keep: bool) -> TeacherRef:
     if keep:
-        return TeacherRef(sha256=bench.store.import_file(file, network, dataset).card.sha256)
+        return TeacherRef(sha256=bench.store.import_file(file, network, dataset).identity)
     return TeacherRef(sha256=bench.store.check_file(file, network, dataset))
 
 

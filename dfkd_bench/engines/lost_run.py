@@ -42,7 +42,9 @@ def write_lost_record(
     found = progress_file.read(results, spec.hash)
     if found is None:
         found = _nothing_known(spec, settings)
-    record = found.record(status, reason)
+    record, before = found.record(status, reason), results.read(spec.hash)
+    if before is not None:
+        results.set_aside(before)
     results.write(record)
     folder = results.folder(spec.hash)
     if stderr_tail:

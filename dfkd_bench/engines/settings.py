@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from dfkd_bench.results.again import Again
+
 if TYPE_CHECKING:
     from dfkd_bench.workbench import Workbench
 
@@ -24,11 +26,14 @@ class WorkerSettings(BaseModel):
     device: str
     precision: str
     checkpoint_seconds: float
-    retry: bool
+    again: Again
+    keep_bank: bool = False
     deterministic: bool = False
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> WorkerSettings:
+    def of(
+        cls, bench: Workbench, *, checkpoint_seconds: float, again: Again, keep_bank: bool = False
+    ) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
         settled = "bf16" if str(where.precision) == "torch.bfloat16" else "fp32"
@@ -40,6 +45,7 @@ class WorkerSettings(BaseModel):
             # Each run settles `auto` for its own GPU, and says so in its record.
             precision=where.asked[1] if where.device.type == "cuda" else settled,
             checkpoint_seconds=checkpoint_seconds,
-            retry=retry,
+            again=again,
+            keep_bank=keep_bank,
             deterministic=where.deterministic,
         )

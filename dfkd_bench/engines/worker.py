@@ -91,7 +91,9 @@ def main() -> None:
             bench.results,
             bench.store,
             checkpoint_seconds=settings.checkpoint_seconds,
-            retry=settings.retry,
+            retry=settings.again.failed,
+            rerun_stale=settings.again.stale,
+            keep_bank=settings.keep_bank,
             wait=_LOCK_SECONDS,
         )
     except HeldError:

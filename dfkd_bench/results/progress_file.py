@@ -22,7 +22,7 @@ from dfkd_bench.results.curves import CurvePoint
 from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, Results, Status, TeacherReport
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Progress", "ProgressFile", "read"]
+__all__ = ["Progress", "ProgressFile", "accuracy_of", "read"]
 
 _SECONDS = 5.0
 _KNOWN = ("teacher", "student_parameters", "test_split", "bank", "cost")
@@ -84,14 +84,16 @@ class Progress(BaseModel):
         all_notes = tuple(dict.fromkeys((*self.environment.notes, *notes)))
         return self.model_copy(update={"environment": self.environment.model_copy(update={"notes": all_notes})})
 
-    def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
+    def record(
+        self, status: Status, reason: str | None, images: str | None = None, images_sha256: str | None = None
+    ) -> Record:
         """The record of a run that ends here. Only one that finished has an accuracy."""
         return Record(
             run=self.spec.hash,
             spec=self.spec,
             status=status,
             reason=reason,
-            accuracy=_accuracy(self.curve) if status == "finished" and self.curve else None,
+            accuracy=accuracy_of(self.curve) if status == "finished" and self.curve else None,
             last_good_epoch=self.curve[-1].epoch if self.curve else 0,
             priors=self.priors,
             teacher=self.teacher,
@@ -103,10 +105,12 @@ class Progress(BaseModel):
             started=self.started,
             finished=datetime.now(UTC),
             images=images,
+            images_sha256=images_sha256,
         ).with_curve(self.curve)
 
 
-def _accuracy(curve: Sequence[CurvePoint]) -> Accuracy:
+def accuracy_of(curve: Sequence[CurvePoint]) -> Accuracy:
+    """What a record says of a curve, which must have a point."""
     last, best = curve[-1], max(curve, key=lambda point: point.accuracy)
     return Accuracy(
         last=last.accuracy,
@@ -141,6 +145,7 @@ class ProgressFile:
         self.now = first
         self._path = _path(results, first.spec.hash)
         self._written = time.monotonic()
+        self._removed = False
 
     def hear(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something happened in the run."""
@@ -161,6 +166,8 @@ class ProgressFile:
 
     def write(self) -> None:
         """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
+        if self._removed:  # there is a record, and an event that comes late must not speak against it
+            return
         self._written = time.monotonic()
         try:
             with replacing(self._path, durable=False) as temporary:
@@ -169,5 +176,6 @@ class ProgressFile:
             return
 
     def remove(self) -> None:
-        """The run has a record now."""
+        """The run has a record now; nothing is written any more."""
+        self._removed = True
         self._path.unlink(missing_ok=True)

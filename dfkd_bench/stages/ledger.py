@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
 __all__ = ["CostLedger", "PhaseCost"]
@@ -95,6 +95,38 @@ class CostLedger:
         finally:
             self._open = around
 
+    @contextmanager
+    def measured(self) -> Iterator[PhaseCost]:
+        """What the inside costs, complete when the block has ended; it is booked to the open phase as ever."""
+        part = PhaseCost()
+        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
+        self._synchronize()
+        start = time.perf_counter()
+        yield part
+        self._synchronize()
+        part.seconds = time.perf_counter() - start
+        if self._open is not None:
+            now = self.phases[self._open]
+            part.forward, part.backward = (
+                {role: count - before.get(role, 0) for role, count in after.items() if count != before.get(role, 0)}
+                for before, after in ((opened.forward, now.forward), (opened.backward, now.backward))
+            )
+            part.flops = now.flops - opened.flops
+
+    def repeat(self, part: PhaseCost) -> None:
+        """Book what a part `measured` when it was made, whose result was now read from a cache instead.
+
+        So a run costs the same whether it found the part or made it.
+        """
+        if self._open is None:
+            return
+        cost = self.phases[self._open]
+        cost.seconds += part.seconds
+        cost.flops += part.flops
+        for passes, more in ((cost.forward, part.forward), (cost.backward, part.backward)):
+            for role, count in more.items():
+                passes[role] = passes.get(role, 0) + count
+
     def watch(self, module: nn.Module, role: str) -> list[RemovableHandle]:
         """Count every pass of `module` under `role` from now on. Its first positional argument is the batch.
 
@@ -109,7 +141,7 @@ class CostLedger:
             nonlocal batch_shape, armed
             batch_shape, armed = args[0].shape, False
             if batch_shape[1:] not in flops_per_image:
-                counting.append(FlopCounterMode(display=False))
+                counting.append(FlopCounterMode(display=False, custom_mapping=_ON_THE_CPU))
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -168,6 +200,16 @@ class CostLedger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+# The counter knows attention on a GPU alone.
+_ON_THE_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 class _Watch:

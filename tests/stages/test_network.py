@@ -148,6 +148,23 @@ def test_bfloat16_runs_the_body_in_half_precision_and_answers_in_float32():
     torch.testing.assert_close(half(images), exact(images), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_what_is_observed_lies_on_the_path_to_the_logits(precision):
+    body, images = make_convnet(make_card(), seed=0).body, some_images().requires_grad_()
+    network = Network(body, make_card(), precision)
+    seen = network.observe(images, batchnorm=True, maps=("conv1", "bn2"), inputs=("bn1", "conv2"))
+    assert torch.equal(seen.logits, network(images))
+    wanted = [seen.features, *seen.maps.values(), *seen.inputs.values(), seen.batchnorm[1][1]]
+    gradients = torch.autograd.grad(seen.logits.square().sum(), wanted, retain_graph=True)
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+    # d(z . z)/d features through z = W f + b is 2 W' z.
+    torch.testing.assert_close(gradients[0], 2 * seen.logits.detach() @ body.fc.weight, rtol=0.02, atol=0.02)
+    # A loss on a map reaches the images as the loss on the logits does.
+    for tensor in wanted[:-1]:
+        (to_images,) = torch.autograd.grad(tensor.sum(), images, retain_graph=True)
+        assert float(to_images.abs().max()) > 0
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_frozen_network_is_as_it_was_afterwards(training):
     network = make_convnet(make_card(), seed=0).train(training)
