@@ -146,6 +146,7 @@ def fake_gpu(watch: DeviceWatch) -> Iterator[None]:
         put(nn.Module, "_apply", _apply)
         put(Tensor, "backward", backward)
         put(Tensor, "register_hook", register_hook)
+        put(Tensor, "data_ptr", lambda _: 0)
         for name, value in {**_CUDA, "synchronize": synchronize}.items():
             put(torch.cuda, name, value)
         for module in (torch, torch.random):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import dfkd_baselines
 import dfkd_bench
 import dfkd_dda
+from dfkd_bench import evaluation
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.datasets.split import Split
 from dfkd_bench.environment import Execution
@@ -144,6 +145,21 @@ class Play:
         return sorted({f"{step.kind}: {seen}" for step in self.watch.steps for seen in step.seen})
 
 
+class _Split:
+    """In the place of a split on the disk, into whose file fake tensors cannot go."""
+
+    def __init__(self, split: Split) -> None:
+        self.fingerprint, self._split = split.fingerprint, split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels."""
+        yield self._split.images, self._split.labels
+
+
 class _Ledger(CostLedger):
     """Tells the watch which phase it is, and when a diffusion model is asked."""
 
@@ -204,6 +220,7 @@ def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Seq
     with (
         fake_gpu(watch),
         mock.patch.object(loop, "CostLedger", ledger),
+        mock.patch.object(evaluation, "StoredSplit", _Split),
         mock.patch.object(loop, "weights_hash", lambda state: ""),
         mock.patch.object(loop, "teacher_answers", lambda _, network, evaluator, __: evaluator.reference(network)),
     ):
@@ -234,7 +251,7 @@ def _teacher(spec: RunSpec, registry: Registry) -> Teacher:
         source="none",
         made=datetime.now(UTC),
     )
-    return Teacher(card, body, Path("no-folder"))
+    return Teacher(card, body, Path("no-folder"), "0" * 64)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ class HalfWeights:
     def __init__(self, body: nn.Module) -> None:
         # These alone: what a class of a stranger's does with its weight may want all its digits.
         kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-        self._places = [
-            (cast("dict[str, Any]", module._parameters), name)
+        self._places: list[tuple[dict[str, Any], str]] = [
+            (module._parameters, name)
             for module in body.modules()
             if type(module) in kinds
             for name, parameter in module._parameters.items()
