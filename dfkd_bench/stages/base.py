@@ -233,7 +233,6 @@ def check_class(stage: type[Any]) -> None:
         DfkdError: a method of its kind is missing; its options are not those that it names, do not refuse unknown names
             or lack a description; or `prior` or `requires` is unknown.
     """
-    _check_methods(stage)
     written = [base for each in stage.__mro__ for base in vars(each).get("__orig_bases__", ())]
     declared = [argument for base in written for argument in get_args(base)]
     named = next((each for each in declared if isinstance(each, type) and issubclass(each, StageOptions)), StageOptions)
@@ -253,6 +252,7 @@ def check_class(stage: type[Any]) -> None:
     unknown = set(stage.requires) - set(NEEDS)
     if unknown:
         raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(NEEDS)}")
+    _check_methods(stage)
 
 
 def _check_methods(stage: type[Any]) -> None:
