@@ -83,7 +83,7 @@ def plan_grid(bench: Workbench, file: Path | str, *, keep_teacher: bool = True) 
 
 def _given_teacher(bench: Workbench, file: Path, network: str, dataset: str, keep: bool) -> TeacherRef:
     if keep:
-        return TeacherRef(sha256=bench.store.import_file(file, network, dataset).card.sha256)
+        return TeacherRef(sha256=bench.store.import_file(file, network, dataset).identity)
     return TeacherRef(sha256=bench.store.check_file(file, network, dataset))
 
 
@@ -130,7 +130,8 @@ def run(
         options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10}`.
         swaps: other stages, such as `{"augmenter": "classic"}`.
         teacher: a file with the teacher's weights; by default one is trained, once.
-        places: `results`, `teachers`, `data_root`, `device`, `precision` as on the command line.
+        places: `results`, `teachers`, `data_root`, `device`, `precision`, `deterministic` as on the command
+            line.
 
     Raises:
         DfkdError: a mistake in what was asked, in one sentence.

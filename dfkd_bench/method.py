@@ -23,6 +23,10 @@ MethodKind = Literal["method", "null", "reference"]
 """What a recipe is there for: to be compared; to show what nothing gives; to show what the real data give."""
 
 
+# No run comes near them: beyond is a slip of the finger, which must not end in a plan that fills the memory.
+_MOST, _MOST_STEPS = 10_000_000, 1_000_000_000
+
+
 class StageChoice(BaseModel):
     """A stage by name, with the options that differ from its defaults (in a run spec: all of them)."""
 
@@ -42,17 +46,22 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    warmup_rounds: int = Field(0, ge=0, description="rounds that fill the bank before the student's first step")
+    warmup_rounds: int = Field(
+        0, ge=0, le=_MOST, description="rounds that fill the bank before the student's first step"
+    )
     initial_images: int | None = Field(
         None,
         ge=1,
+        le=_MOST,
         description="the warm-up ends when the bank has so many, whatever its rounds; none: after warmup_rounds",
     )
     epochs: int = Field(
-        ge=1, description="distillation epochs; the learning rate moves and the test is read once in each"
+        ge=1, le=100_000, description="distillation epochs; the learning rate moves and the test is read once in each"
     )
     rounds_per_epoch: int = Field(1, ge=0, description="rounds in an epoch; 0 distills from the warm-up's bank alone")
-    steps_per_epoch: int = Field(ge=1, description="student steps in an epoch, shared evenly among its rounds")
+    steps_per_epoch: int = Field(
+        ge=1, le=_MOST, description="student steps in an epoch, shared evenly among its rounds"
+    )
     batch_size: int = Field(ge=1, description="images in a student step")
     bank_capacity: int | None = Field(None, ge=1, description="most images kept, oldest dropped first; none: all")
     lr: float = Field(gt=0, description="the student's first learning rate")
@@ -74,6 +83,8 @@ class Schedule(BaseModel):
             raise ValueError("initial_images says how long the warm-up is, so warmup_rounds must be 0 beside it")
         if self.bank_capacity is not None and (self.initial_images or 0) > self.bank_capacity:
             raise ValueError("initial_images must not exceed bank_capacity")
+        if self.epochs * self.steps_per_epoch > _MOST_STEPS:
+            raise ValueError(f"epochs times steps_per_epoch must not exceed {_MOST_STEPS:,}")
         return self
 
     @model_serializer(mode="wrap")
@@ -128,9 +139,9 @@ class Preset(BaseModel):
 class Method(BaseModel):
     """A named recipe.
 
-    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite. A leaderboard ranks the kind `method` alone
-    and sets null baselines and references apart. `schedule` holds fields of `Schedule`; what neither it nor the preset
-    gives has the default there.
+    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite, `note` what a user should know of its
+    source. A leaderboard ranks the kind `method` alone and sets null baselines and references apart. `schedule` holds
+    fields of `Schedule`; what neither it nor the preset gives has the default there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,6 +157,7 @@ class Method(BaseModel):
     distiller: StageChoice = StageChoice(name="kd")
     schedule: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[Preset, ...] = ()
+    note: str | None = None
 
     def preset_names(self) -> list[str]:
         """Names of its presets, in order."""

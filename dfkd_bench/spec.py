@@ -23,10 +23,22 @@ from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.method import Schedule, StageChoice
 
-__all__ = ["PROTOCOLS", "Pair", "Protocol", "RecalledSpec", "RunSpec", "SeedFamily", "TeacherRef", "content_hash"]
+__all__ = [
+    "MOST_SEEDS",
+    "PROTOCOLS",
+    "Pair",
+    "Protocol",
+    "RecalledSpec",
+    "RunSpec",
+    "SeedFamily",
+    "TeacherRef",
+    "content_hash",
+]
 
 
 Protocol = Literal["native", "matched"]
+#: Of one grid: a slip of the finger must not plan for hours.
+MOST_SEEDS = 10_000
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 

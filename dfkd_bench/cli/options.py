@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from dfkd_bench.errors import DfkdError
+
+# More processes than any machine has room for.
+_MOST_JOBS = 1024
+
 __all__ = [
     "Address",
     "CheckpointSeconds",
     "CpusPerRun",
     "DataRoot",
     "Dataset",
+    "Deterministic",
     "Device",
     "DeviceChoice",
     "Engine",
@@ -23,11 +29,14 @@ __all__ = [
     "Precision",
     "PrecisionChoice",
     "ProtocolChoice",
+    "Rerun",
+    "RerunChoice",
     "ResultsDir",
     "Retry",
     "RetryChoice",
     "TeachersDir",
     "examples",
+    "folder",
 ]
 
 
@@ -73,19 +82,49 @@ class RetryChoice(StrEnum):
     failed = "failed"
 
 
+class RerunChoice(StrEnum):
+    """What is run again though it finished."""
+
+    stale = "stale"
+
+
+def folder(text: str) -> Path:
+    """A folder's path. An empty one, as of a variable that is not set, is not the current folder.
+
+    Raises:
+        DfkdError: it is empty.
+    """
+    if not text.strip():
+        raise DfkdError("a folder's name is empty: write . for the current folder, or leave the option out")
+    return Path(text)
+
+
 Dataset = Annotated[str, typer.Option(help="A dataset of `dfkd-bench datasets`, or folder:PATH.")]
 Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 Precision = Annotated[
     PrecisionChoice, typer.Option(help="auto takes bf16 where the processor computes with it. Losses stay float32.")
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="On a GPU, ask for deterministic kernels where there are some; slower, and some results still vary.",
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with <dataset>/*.parquet; without it the files are downloaded from the Hugging Face Hub."
+        parser=folder,
+        metavar="PATH",
+        help="Folder with <dataset>/*.parquet; without it the files are downloaded from the Hugging Face Hub.",
     ),
 ]
-TeachersDir = Annotated[Path | None, typer.Option(help="Folder of teachers; by default in the user's cache.")]
-ResultsDir = Annotated[Path, typer.Option(help="Folder with the records and the leaderboard.")]
+TeachersDir = Annotated[
+    Path | None, typer.Option(parser=folder, metavar="PATH", help="Folder of teachers; by default in the user's cache.")
+]
+ResultsDir = Annotated[
+    Path, typer.Option(parser=folder, metavar="PATH", help="Folder with the records and the leaderboard.")
+]
 Engine = Annotated[
     EngineChoice,
     typer.Option(
@@ -94,7 +133,8 @@ Engine = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Runs at once (local); by default one per GPU, or one on the CPU.")
+    int | None,
+    typer.Option(min=1, max=_MOST_JOBS, help="Runs at once (local); by default one per GPU, or one on the CPU."),
 ]
 Address = Annotated[str | None, typer.Option(help="The Ray cluster's address, such as auto or HOST:6379.")]
 GpusPerRun = Annotated[
@@ -108,4 +148,8 @@ CheckpointSeconds = Annotated[
 Retry = Annotated[
     RetryChoice | None,
     typer.Option(help="failed: run again what failed, diverged, ran out of memory or was killed."),
+]
+Rerun = Annotated[
+    RerunChoice | None,
+    typer.Option(help="stale: run again what other code of its plugins made than is installed now."),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from dfkd_bench.cli.options import (
     CheckpointSeconds,
     CpusPerRun,
     DataRoot,
+    Deterministic,
     Device,
     DeviceChoice,
     Engine,
@@ -23,16 +24,20 @@ from dfkd_bench.cli.options import (
     Precision,
     PrecisionChoice,
     ProtocolChoice,
+    Rerun,
     ResultsDir,
     Retry,
     TeachersDir,
     examples,
 )
 from dfkd_bench.no_gc import without_gc
+from dfkd_bench.spec import MOST_SEEDS
 
 if TYPE_CHECKING:
     from dfkd_bench.engines import GridOutcome
     from dfkd_bench.planning.grid_file import Planned
+    from dfkd_bench.results.again import Again
+    from dfkd_bench.results.records import Record
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
@@ -48,6 +53,10 @@ def run(
         list[str] | None, typer.Option(help="TEACHER:STUDENT, networks of `dfkd-bench models`. May be repeated.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that lists the runs.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="A grid file that comes with a plugin: threshold, variations, strength, augmenters, ..."),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="HASH", help="Run only the run with this hash. May be repeated.")
     ] = None,
@@ -64,7 +73,7 @@ def run(
         typer.Option(help="native (each method's own schedule; the default) or matched (one budget for all)."),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Root seed, by default 0. May be repeated.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="The seeds 0 to N-1.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=MOST_SEEDS, metavar="N", help="The seeds 0 to N-1.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,13 +92,22 @@ def run(
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
+    deterministic: Deterministic = False,
     retry: Retry = None,
+    rerun: Rerun = None,
     engine: Engine = EngineChoice.local,
     jobs: Jobs = None,
     address: Address = None,
     gpus_per_run: GpusPerRun = None,
     cpus_per_run: CpusPerRun = 1,
     checkpoint_seconds: CheckpointSeconds = 60,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write events into each run's folder: tensorboard, jsonl. May be repeated."),
+    ] = None,
+    keep_bank: Annotated[
+        bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
@@ -97,6 +115,7 @@ def run(
     Every method runs on every pair with every seed; runs that the results folder already holds are not repeated.
     """
     from dfkd_bench.cli.chosen_runs import left, planned
+    from dfkd_bench.results.again import Again
 
     asked = {
         "method": method,
@@ -123,26 +142,40 @@ def run(
             device=device.value,
             precision=precision.value,
             here=engine is not EngineChoice.ray,
+            deterministic=deterministic,
         )
+        grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
-        states = _states(bench, runs, retry is not None)
+        states, stale = _states(bench, runs, Again(failed=retry is not None, stale=rerun is not None))
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
+    if keep_bank:
+        _say_what_is_not_kept(bench, [spec for spec in specs if states[spec.hash] == "done"])
+    if stale:
+        typer.echo(_stale_sentence(stale))
     if dry_run:
         if todo:
             typer.echo(left(bench, todo))
         return
     from dfkd_bench.cli import display
-    from dfkd_bench.cli.tables import print_comparison, report_damage  # slow to import, and not needed before
+    from dfkd_bench.cli.tables import (  # slow to import, and not needed before
+        print_comparison,
+        report_damage,
+        report_tracker,
+    )
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
+    from dfkd_bench.hooks.trackers import tracking
     from dfkd_bench.leaderboard.update import update_leaderboard
     from dfkd_bench.planning.installed import Installed
 
     bench.results.require_writable()
     try:
-        with display.shown(bench.registry):
+        with (
+            tracking(bench.registry, tracker or [], bench.results.path, report_tracker),
+            display.shown(bench.registry),
+        ):
             done = run_grid(
                 specs,
                 bench,
@@ -150,6 +183,8 @@ def run(
                 options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
                 checkpoint_seconds=checkpoint_seconds,
                 retry=retry is not None,
+                keep_bank=keep_bank,
+                rerun_stale=rerun is not None,
             )
     except KeyboardInterrupt:
         typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
@@ -159,22 +194,57 @@ def run(
         known = Installed(bench.registry)
         update_leaderboard(bench.results, report_damage, known)
         print_comparison(records, known)
-        found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
-        typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
+        found, run_now = len(records) - done.made, done.made
+        marked = f" ({len(stale)} of them stale)" if stale else ""
+        typer.echo(f"{found} found{marked}, {run_now} run; records and pictures in {results}/, ", nl=False)
         typer.echo(f"table in {results}/leaderboard.csv")
+    for sentence in _doubtful_teachers(bench, records):
+        typer.echo(f"dfkd-bench: {sentence}", err=True)
     _end(done)
 
 
-def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
-    """For each run's hash: `to do`, `done`, or how it failed."""
-    states = {}
+def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
+    """The grid file that is meant."""
+    from dfkd_bench.errors import DfkdError, unknown_name
+
+    if study is None:
+        return grid
+    if grid is not None:
+        raise DfkdError("--study is a grid file that comes with a plugin: leave out --grid, or --study")
+    known = bench.registry.studies()
+    if study not in known:
+        raise unknown_name("study", study, known)
+    return known[study]
+
+
+def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
+    lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
+    if lacking:
+        typer.echo(f"{lacking} runs are done already and kept no images: another --results runs them anew")
+
+
+def _states(bench: Workbench, runs: list[Planned], again: Again) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """For each run's hash `to do`, `done`, `stale` or how it failed; and of the stale ones whose code has changed."""
+    from dfkd_bench.results.code import changed
+
+    states, stale = {}, {}
     for run in runs:
-        record = bench.results.read(run.spec.hash)
-        if record is None or (retry and record.status != "finished"):
-            states[run.spec.hash] = "to do"
-        else:
-            states[run.spec.hash] = "done" if record.status == "finished" else record.status
-    return states
+        name, record = run.spec.hash, bench.results.read(run.spec.hash)
+        if record is None or again.wants(record):
+            states[name] = "to do"
+            continue
+        states[name] = "done" if record.status == "finished" else record.status
+        edited = changed(record.environment.code, needed=True)
+        if edited:
+            stale[name] = edited
+            states[name] = "stale" if record.status == "finished" else record.status
+    return states, stale
+
+
+def _stale_sentence(stale: Mapping[str, tuple[str, ...]]) -> str:
+    packages = ", ".join(sorted({name for names in stale.values() for name in names}))
+    were = "1 run found is stale: it was" if len(stale) == 1 else f"{len(stale)} runs found are stale: they were"
+    return f"{were} made by other code of {packages} than is installed now; --rerun stale runs it again"
 
 
 def _where(bench: Workbench, engine: EngineChoice) -> str:
@@ -183,7 +253,7 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
 
     if engine is EngineChoice.ray:
         return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
-    where = describe(bench.execution, bench.registry)
+    where = describe(bench.execution, bench.registry, computing=False)
     return f"{where.device} ({where.hardware}), {where.precision}"
 
 
@@ -226,6 +296,23 @@ def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
     return list(
         dict.fromkeys(text for spec in settings for text in warnings(spec, cards[spec.dataset], bench.registry))
     )
+
+
+def _doubtful_teachers(bench: Workbench, records: Iterable[Record]) -> list[str]:
+    """A sentence for each teacher that does little better than guessing."""
+    from dfkd_bench.teachers.store import near_chance
+
+    records = [record for record in records if record.teacher is not None]
+    classes = {name: bench.card(name).num_classes for name in {record.spec.dataset for record in records}}
+    found = {}
+    for record in records:
+        teacher = record.teacher
+        if teacher is not None and near_chance(teacher.accuracy, classes[record.spec.dataset]):
+            found[teacher.sha256] = (
+                f"the teacher {teacher.model} ({teacher.source}) is right on {teacher.accuracy:.2f} % of "
+                f"{record.spec.dataset}'s test split, near chance: its students have nothing to learn"
+            )
+    return list(found.values())
 
 
 def _end(outcome: GridOutcome) -> None:

@@ -27,20 +27,27 @@ def show(
     """Show every option of a method with its values and meaning. Set one with run --set STAGE.OPTION=VALUE."""
     from dfkd_bench.card import TeacherRecipe
     from dfkd_bench.cli.tables import console
+    from dfkd_bench.datasets.access import open_dataset
     from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
     from dfkd_bench.method import Schedule
+    from dfkd_bench.models.build import check_model
     from dfkd_bench.planning.requests import Request, resolve
     from dfkd_bench.spec import Pair, TeacherRef
 
     registry = default_registry()
     recipe = registry.load("method", method)
+    dataset = open_dataset(dataset, registry).card.name
     out, presets = console(), [preset] if preset else recipe.preset_names()
     parsed, teacher = Pair.parse(pair), TeacherRef(recipe=TeacherRecipe())
+    for network in (parsed.teacher, parsed.student):
+        check_model(network, registry)
     specs = {
         name: resolve(recipe, Request([method], [parsed], dataset, teacher, preset=name), parsed, 0, registry)
         for name in presets
     }
     out.print(f"[bold]{recipe.name}[/bold]: {recipe.summary}" + (f" (arXiv {recipe.paper})" if recipe.paper else ""))
+    if recipe.note is not None:
+        out.print(recipe.note)
     for kind in STAGE_KINDS:
         for name, shared in _by_stage(specs, kind).items():
             stage = registry.load(kind, name)

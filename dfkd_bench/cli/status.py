@@ -47,10 +47,16 @@ def show(states: list[RunState]) -> None:
         for state in states:
             if state.state == name:
                 typer.echo(f"  {name:11}  {state.run}  {state.title or ''}: {line(state)}")
+    stale = [state for state in states if state.changed]
+    for state in stale:
+        edited = ", ".join(state.changed)
+        typer.echo(f"  {'stale':11}  {state.run}  {state.title or ''}: the code of {edited} has changed since")
     if any(state.state == "interrupted" for state in states):
         typer.echo("Start the same command again to continue the interrupted runs.")
     if any(state.state == "failed" for state in states):
         typer.echo("Add --retry failed to run the failed ones again.")
+    if stale:
+        typer.echo(f"{len(stale)} of the runs with a record are stale: add --rerun stale to run them again.")
 
 
 def _running(state: RunState) -> str:

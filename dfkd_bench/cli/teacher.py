@@ -40,6 +40,8 @@ def _say(card: Any) -> None:
     typer.echo(f"{card.model} on {card.dataset}: {measured}, weights {card.sha256[:16]}, {card.source}")
     if card.note:
         typer.echo(f"note: trained on {card.note}")
+    if card.doubt() is not None:
+        typer.echo(f"dfkd-bench: {card.doubt()}", err=True)
 
 
 @app.command()
@@ -116,7 +118,9 @@ def list_(teachers: TeachersDir = None) -> None:
         title_justify="left",
     )
     for folder, card in bench.store.cards():
-        table.add_row(card.dataset, card.model, f"{card.accuracy:.2f}", card.sha256[:16], card.source, folder.name)
+        table.add_row(
+            card.dataset, card.model, f"{card.accuracy:.2f}", bench.store.identity(card)[:16], card.source, folder.name
+        )
     console().print(table)
 
 

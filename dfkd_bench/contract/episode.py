@@ -214,7 +214,7 @@ def _augment(name: str, *, prepare: bool = False) -> Callable[..., tuple[Tensor,
                 made = stage.augment(source)
         _checked(made, world, episode, "augment", sourced=len(source))
         assert made.source is not None
-        return made.images, made.targets, made.source
+        return made.images, made.targets, made.source, *([] if made.soft is None else [made.soft])
 
     return step
 

@@ -28,11 +28,11 @@ from dfkd_bench.datasets.parquet import (
     GRAY_MODES,
     check_labels,
     decode_into,
-    missing_shards,
     open_parquet,
     read_images,
     read_labels,
 )
+from dfkd_bench.datasets.shards import missing_shards
 from dfkd_bench.datasets.split import Split, check_split_name
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.files import listed

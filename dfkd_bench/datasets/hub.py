@@ -17,15 +17,7 @@ from numpy.typing import NDArray
 from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets import cards
 from dfkd_bench.datasets.guard import check_open
-from dfkd_bench.datasets.parquet import (
-    SHARD,
-    check_labels,
-    decode_into,
-    missing_shards,
-    open_parquet,
-    read_images,
-    read_labels,
-)
+from dfkd_bench.datasets.shards import SHARD, missing_shards
 from dfkd_bench.datasets.split import Split, check_split_name, keep, recall
 from dfkd_bench.errors import DfkdError, nearest
 from dfkd_bench.files import cache_folder, listed
@@ -128,13 +120,12 @@ def _load(name: str, split: str, data_root: Path | None) -> Split:
     # Only a training split that the user put there may be a part of itself, and its note says so.
     if missing and (split == "test" or data_root is None):
         raise DfkdError(f"{missing[0]} is missing from {files[0].parent}: {_advice(spec)}")
-    note = _check_count(spec, split, files, complete=not missing)
     kept = cache_folder("datasets") / f"{name}-{split}-{_content_hash(files)}.safetensors"
     found = recall(kept)
     if found is None:
-        found = _decode(spec, files)
-        keep(found, kept)
-    return replace(found, note=note)
+        note = _check_count(spec, split, files, complete=not missing)
+        found = keep(replace(_decode(spec, files), note=note), kept)
+    return found
 
 
 def _advice(spec: HubSpec) -> str:
@@ -195,6 +186,8 @@ def _matching(place: Path, prefix: str) -> list[Path]:
 
 def _check_count(spec: HubSpec, split: str, files: Sequence[Path], *, complete: bool) -> str | None:
     """None for a whole split, else the note that says how much of it is there."""
+    from dfkd_bench.datasets.parquet import open_parquet
+
     count = sum(open_parquet(file).metadata.num_rows for file in files)
     expected = spec.counts[split]
     if count == expected:
@@ -217,6 +210,9 @@ def _content_hash(files: Sequence[Path]) -> str:
 
 
 def _decode(spec: HubSpec, files: Sequence[Path]) -> Split:
+    # Takes a third of a second to import, and is not needed where the split is kept already.
+    from dfkd_bench.datasets.parquet import check_labels, decode_into, read_images, read_labels
+
     channels, height, width = spec.card.image_shape
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +19,8 @@ from dfkd_bench.errors import DfkdError
 
 __all__ = [
     "GRAY_MODES",
-    "SHARD",
     "check_labels",
     "decode_into",
-    "missing_shards",
     "open_parquet",
     "read_images",
     "read_labels",
@@ -31,9 +28,6 @@ __all__ = [
 
 GRAY_MODES = frozenset({"1", "L", "LA"})
 """PIL's modes of 8-bit images without color."""
-
-SHARD = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet")
-"""What the hub calls the files of a split."""
 
 _CHUNK = 256  # images that a thread decodes at a time
 
@@ -48,25 +42,6 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, error) from error
-
-
-def missing_shards(files: Sequence[Path]) -> list[str]:
-    """The names of the files that are missing from a set of `PREFIX-00000-of-0000N.parquet`; other names are ignored.
-
-    Raises:
-        DfkdError: the files are of two sets, or one shard is there twice.
-    """
-    shards = [match for file in files if (match := SHARD.fullmatch(file.name))]
-    if not shards:
-        return []
-    totals = {match["total"] for match in shards}
-    there = {match["index"] for match in shards}
-    if len(totals) > 1 or len(there) < len(shards):
-        names = ", ".join(match.string for match in shards)
-        raise DfkdError(f"{files[0].parent} holds files that do not belong together ({names}): keep one set of them")
-    (total,) = totals
-    every = (f"{index:05d}" for index in range(int(total)))
-    return [f"{shards[0]['prefix']}-{index}-of-{total}.parquet" for index in every if index not in there]
 
 
 def read_labels(file: Path, column: str) -> NDArray[np.int64]:

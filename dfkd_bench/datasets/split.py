@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,12 +28,14 @@ class Split:
         labels: int64 [N].
         fingerprint: SHA-256, in hex, of the shape, the image bytes and the labels.
         note: what a reader of results ought to know, such as "25,000 of 100,000 training images".
+        file: the cache file that holds it, checked; None if there is none.
     """
 
     images: Tensor
     labels: Tensor
     fingerprint: str
     note: str | None = None
+    file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,15 +67,21 @@ def check_split_name(split: str) -> None:
         raise ValueError(f"unknown split '{split}': train or test")
 
 
-def keep(split: Split, path: Path) -> None:
-    """Write a split's images and labels into a cache file, whole or not at all; an unwritable cache is no error."""
+def keep(split: Split, path: Path) -> Split:
+    """Write a split into a cache file, whole or not at all, and give it back with its file if there is one now.
+
+    An unwritable cache is no error.
+    """
     # It costs time at the next load and changes no result: the images are then decoded from the same files again, and
     # the fingerprint that a record holds is that of the images themselves.
     with suppress(OSError, DfkdError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             tensors = {"images": split.images.contiguous(), "labels": split.labels.contiguous()}
-            save_file(tensors, temporary, metadata={"fingerprint": split.fingerprint})
+            said = json.dumps({"fingerprint": split.fingerprint, "note": split.note})
+            save_file(tensors, temporary, metadata={"split": said})  # one key: their order in the file is not ours
+        return replace(split, file=path)
+    return split
 
 
 def recall(path: Path) -> Split | None:
@@ -80,8 +89,9 @@ def recall(path: Path) -> Split | None:
     try:
         with safe_open(path, framework="pt") as stored:
             found = Split.of(stored.get_tensor("images"), stored.get_tensor("labels"))
-            if stored.metadata()["fingerprint"] == found.fingerprint:
-                return found
+            said = json.loads(stored.metadata()["split"])
+            if said["fingerprint"] == found.fingerprint:
+                return replace(found, note=said["note"], file=path)
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dfkd_bench.engines.base import Ending, Engine, EngineName, EngineOptions, Relay, stands
+from dfkd_bench.engines.base import Ending, Engine, EngineName, EngineOptions, Relay
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.results import locks, pending
+from dfkd_bench.results.again import Again
 from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
@@ -31,10 +32,12 @@ class GridOutcome:
     Attributes:
         records: by spec, in the order of the specs; None where a problem left no record.
         problems: what stands in the way of runs without a record, each sentence once.
+        made: how many of the records this grid made; other processes may have made some meanwhile.
     """
 
     records: list[Record | None]
     problems: list[str]
+    made: int = 0
 
 
 def run_grid(
@@ -45,6 +48,8 @@ def run_grid(
     options: EngineOptions | None = None,
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
+    keep_bank: bool = False,
+    rerun_stale: bool = False,
 ) -> GridOutcome:
     """Do every run that has no record yet, each once, whoever else works on the same results folder.
 
@@ -55,12 +60,15 @@ def run_grid(
         options: the engine's.
         checkpoint_seconds: least time between a run's checkpoints.
         retry: run again what has a record but did not finish.
+        keep_bank: leave final images and students' weights beside the records.
+        rerun_stale: run again what other source of its plugins made than is there now.
 
     Raises:
         DfkdError: the engine or the results folder cannot be used.
     """
     bench.results.require_writable()
-    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, retry=retry)
+    again = Again(failed=retry, stale=rerun_stale)
+    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, again=again, keep_bank=keep_bank)
     turn = threading.Lock()
 
     def relay(event: RunEvent) -> None:
@@ -71,24 +79,27 @@ def run_grid(
     before = {spec.hash: bench.results.read(spec.hash) for spec in specs}
     problems: dict[str, None] = {}
     held: list[RunSpec] = []
+    made_here: set[str] = set()
 
     def on_done(spec: RunSpec, ending: Ending) -> None:
-        if ending.kind == "held":
+        if ending.kind == "record":
+            made_here.add(spec.hash)
+        elif ending.kind == "held":
             held.append(spec)
         elif ending.kind == "problem":
             problems[ending.sentence] = None
             bench.results.require_writable()  # if it is this, no other run can go on either
 
-    todo = [spec for spec in specs if not stands(before[spec.hash], before[spec.hash], retry)]
+    todo = [spec for spec in specs if not again.stands(before[spec.hash], before[spec.hash])]
     pending.add(bench.results, specs)
     while todo:
         made.run(todo, before, on_done)
         waiting, held = held, []
-        todo = _wait_for(waiting, held, bench, before, retry, relay)
+        todo = _wait_for(waiting, held, bench, before, again, relay)
     records = [bench.results.read(spec.hash) for spec in specs]
     if None not in records:
         pending.remove(bench.results, specs)
-    return GridOutcome(records, list(problems))
+    return GridOutcome(records, list(problems), len(made_here))
 
 
 def _make(
@@ -114,7 +125,7 @@ def _wait_for(
     held: list[RunSpec],
     bench: Workbench,
     before: Mapping[str, Record | None],
-    retry: bool,
+    again: Again,
     relay: Relay,
 ) -> list[RunSpec]:
     """Those of `waiting` that no other process does any more and that have no record; the others go to `held`."""
@@ -123,7 +134,7 @@ def _wait_for(
     while waiting:
         free = [spec for spec in waiting if not locks.is_locked(bench.results.path, spec.hash)]
         waiting = [spec for spec in waiting if spec not in free]
-        todo = [spec for spec in free if not stands(bench.results.read(spec.hash), before[spec.hash], retry)]
+        todo = [spec for spec in free if not again.stands(bench.results.read(spec.hash), before[spec.hash])]
         if todo:
             held.extend(waiting)
             return todo

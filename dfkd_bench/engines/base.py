@@ -10,7 +10,7 @@ from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.results.records import Record
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Ending", "Engine", "EngineName", "EngineOptions", "OnDone", "Relay", "stands"]
+__all__ = ["Ending", "Engine", "EngineName", "EngineOptions", "OnDone", "Relay"]
 
 EngineName = Literal["local", "ray", "inline"]
 Relay = Callable[[RunEvent], None]
@@ -21,18 +21,13 @@ class Ending:
     """How a try to do a run ended.
 
     Attributes:
-        kind: `record` (the results folder has it), `held` (another process does it), or `problem`: something that the
-            user can fix stands in the way, and there is no record.
+        kind: `record` (this try made it), `found` (another process had made it), `held` (another process does it), or
+            `problem`: something that the user can fix stands in the way, and there is no record.
         sentence: the problem.
     """
 
-    kind: Literal["record", "held", "problem"]
+    kind: Literal["record", "found", "held", "problem"]
     sentence: str = ""
-
-
-def stands(found: Record | None, before: Record | None, retry: bool) -> bool:
-    """Whether a record is not to be made again; `before` is what was there when the grid was started."""
-    return found is not None and (found.status == "finished" or not retry or found != before)
 
 
 OnDone = Callable[[RunSpec, Ending], None]

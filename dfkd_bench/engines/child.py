@@ -6,13 +6,14 @@ import collections
 import contextlib
 import json
 import os
+import selectors
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from dfkd_bench.engines.base import Ending, Relay, stands
+from dfkd_bench.engines.base import Ending, Relay
 from dfkd_bench.engines.lost_run import cause_of_death, write_lost_record
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.errors import DfkdError
@@ -22,6 +23,10 @@ from dfkd_bench.results.records import Record, Results
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["Children", "run_apart"]
+
+
+# How soon it is seen that a worker has ended whose pipe somebody else holds.
+_LOOK_SECONDS = 0.5
 
 
 class Children:
@@ -100,8 +105,8 @@ def run_apart(
     if lock is None:
         return Ending("held")
     try:
-        if stands(results.read(spec.hash), before, settings.retry):
-            return Ending("record")
+        if settings.again.stands(results.read(spec.hash), before):
+            return Ending("found")
         child = children.start(environment or {})
         if child is None:
             return Ending("held")
@@ -130,9 +135,10 @@ class _Pipe:
     """What parent and worker say to each other."""
 
     def __init__(self, child: subprocess.Popen[str], relay: Relay, results: Results) -> None:
-        self.ready, self.held, self.problem = False, False, None
+        self.ready, self.held, self.made, self.problem = False, False, False, None
         self.stderr_tail = collections.deque[str](maxlen=60)
         self._child, self._relay, self._results = child, relay, results
+        self._heard = b""
         self._reader = threading.Thread(target=self._read_errors, args=(child.stderr,), daemon=True)
         self._reader.start()
 
@@ -159,8 +165,7 @@ class _Pipe:
 
     def listen(self, until: str) -> bool:
         """Hear the worker until it says the word; false if it ends before."""
-        assert self._child.stdout is not None
-        for line in self._child.stdout:
+        while (line := self._next_line()) is not None:
             try:
                 message = json.loads(line)
             except ValueError:
@@ -173,8 +178,28 @@ class _Pipe:
                 return True
         return False
 
+    def _next_line(self) -> str | None:
+        """What it says next; None when it has ended, though a process that it left behind may hold the pipe open."""
+        assert self._child.stdout is not None
+        pipe = self._child.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while b"\n" not in self._heard:
+                ended = self._child.poll() is not None
+                if not selector.select(timeout=0 if ended else _LOOK_SECONDS):
+                    if ended:
+                        return None
+                    continue
+                block = os.read(pipe, 1 << 16)
+                if not block:
+                    return None
+                self._heard += block
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode("utf-8", "replace")
+
     def _pass_on(self, event: dict[str, Any]) -> None:
         if event["kind"] in ("finished", "failed"):
+            self.made = True
             event["data"]["record"] = self._results.read(event["run"])
         self._relay(RunEvent(**event))
 
@@ -204,8 +229,8 @@ def _conclude(spec: RunSpec, settings: WorkerSettings, before: Record | None, ta
     if lock is None:
         return Ending("held")  # another engine goes on with it already
     try:
-        if stands(results.read(spec.hash), before, settings.retry):
-            return Ending("record")
+        if settings.again.stands(results.read(spec.hash), before):
+            return Ending("record" if talk.made else "found")
         status, reason = cause_of_death(talk.status)
         record = write_lost_record(spec, settings, status, reason, "".join(talk.stderr_tail))
     finally:

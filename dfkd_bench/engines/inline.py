@@ -24,7 +24,7 @@ class InlineEngine:
 
     Args:
         bench: whose registry, store and results are used as they are.
-        settings: checkpoints and retry.
+        settings: checkpoints, and what is done again.
     """
 
     def __init__(self, bench: Workbench, settings: WorkerSettings) -> None:
@@ -33,17 +33,21 @@ class InlineEngine:
     def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once."""
         for spec in specs:
-            on_done(spec, self._one(spec))
+            on_done(spec, self._one(spec, before[spec.hash]))
 
-    def _one(self, spec: RunSpec) -> Ending:
+    def _one(self, spec: RunSpec, before: Record | None) -> Ending:
         settings = self._settings
         try:
+            if settings.again.stands(self._bench.results.read(spec.hash), before):
+                return Ending("found")
             run_spec(
                 spec,
                 self._bench.results,
                 self._bench.store,
                 checkpoint_seconds=settings.checkpoint_seconds,
-                retry=settings.retry,
+                retry=settings.again.failed,
+                rerun_stale=settings.again.stale,
+                keep_bank=settings.keep_bank,
                 wait=0,
             )
         except HeldError:

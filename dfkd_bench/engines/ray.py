@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dfkd_bench.engines.base import Ending, EngineOptions, OnDone, Relay, stands
+from dfkd_bench.engines.base import Ending, EngineOptions, OnDone, Relay
 from dfkd_bench.engines.child import Children, run_apart
 from dfkd_bench.engines.lost_run import write_lost_record
 from dfkd_bench.engines.settings import WorkerSettings
@@ -125,7 +125,7 @@ class RayEngine:
         if lock is None:
             return Ending("held")
         try:
-            if not stands(self._results.read(spec.hash), before, self._settings.retry):
+            if not self._settings.again.stands(self._results.read(spec.hash), before):
                 write_lost_record(spec, self._settings, "killed", f"Ray gave the run up: {first_line(error)}")
         finally:
             lock.release()

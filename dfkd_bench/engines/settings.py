@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from dfkd_bench.results.again import Again
+
 if TYPE_CHECKING:
     from dfkd_bench.workbench import Workbench
 
@@ -24,18 +26,26 @@ class WorkerSettings(BaseModel):
     device: str
     precision: str
     checkpoint_seconds: float
-    retry: bool
+    again: Again
+    keep_bank: bool = False
+    deterministic: bool = False
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, retry: bool) -> WorkerSettings:
+    def of(
+        cls, bench: Workbench, *, checkpoint_seconds: float, again: Again, keep_bank: bool = False
+    ) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
+        settled = "bf16" if str(where.precision) == "torch.bfloat16" else "fp32"
         return cls(
             results=bench.results.path.absolute(),
             teachers=bench.store.path.absolute(),
             data_root=None if where.data_root is None else where.data_root.absolute(),
             device=where.device.type,
-            precision="bf16" if str(where.precision) == "torch.bfloat16" else "fp32",
+            # Each run settles `auto` for its own GPU, and says so in its record.
+            precision=where.asked[1] if where.device.type == "cuda" else settled,
             checkpoint_seconds=checkpoint_seconds,
-            retry=retry,
+            again=again,
+            keep_bank=keep_bank,
+            deterministic=where.deterministic,
         )

@@ -20,6 +20,7 @@ from dfkd_bench.leaderboard.ties import Standing, rank
 from dfkd_bench.leaderboard.variants import variants
 from dfkd_bench.method import Method, MethodKind, Prior
 from dfkd_bench.no_gc import without_gc
+from dfkd_bench.results.code import changed
 from dfkd_bench.results.records import Record, Results
 from dfkd_bench.spec import RunSpec
 
@@ -76,7 +77,7 @@ def _table(collection: Collection, known: Known | None) -> Table:
         by_cell[group.key].append(group)
     claims = _Claims(load_claims(), known)
     cells = tuple(_cell(key, by_cell[key], known, claims) for key in sorted(by_cell, key=_order))
-    notes = [*_mixed(cells), *collection.notes]
+    notes = [*_mixed(cells), *(_stale(cells) if known is not None else ()), *collection.notes]
     runs = sum(len(group.points) for group in collection.groups)
     return Table(cells, summarize(cells), tuple(collection.left_out), tuple(notes), runs)
 
@@ -210,6 +211,20 @@ class _Claims:
         preset = spec.preset if changed is False and spec.protocol == "native" else ""
         measured = Measurement(spec.method, spec.dataset, str(spec.pair), preset, own.mean, own.half_width, teacher)
         return changed, tuple(compare_all(self._claims, measured))
+
+
+def _stale(cells: Sequence[Cell]) -> Iterable[str]:
+    """Which rows other source of their plugins made than is installed here."""
+    rows = [row for cell in cells for row in cell.rows]
+    edited = {row.id: {name for found in row.environments for name in changed(found.code)} for row in rows}
+    names = {name for found in edited.values() for name in found}
+    if names:
+        count = sum(bool(found) for found in edited.values())
+        were = "1 row was" if count == 1 else f"{count} rows were"
+        yield (
+            f"Stale: {were} measured with other code of {', '.join(sorted(names))} than is installed here; "
+            "run --rerun stale measures again."
+        )
 
 
 def _mixed(cells: Sequence[Cell]) -> Iterable[str]:

@@ -160,7 +160,7 @@ def _by_code(points: list[Point]) -> list[tuple[dict[str, str], list[Point]]]:
 
 def _code(environment: Environment) -> dict[str, str]:
     """Versions of the distributions with plugins, and hashes of the packages' source where the record has them."""
-    source: dict[str, str] = getattr(environment, "code", None) or {}  # records of earlier versions have none
+    source: dict[str, str] = environment.code or {}  # records of earlier versions have none
     return environment.plugins | {f"{package} source": digest for package, digest in source.items()}
 
 

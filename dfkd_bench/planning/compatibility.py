@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.registry import STAGE_KINDS
+from dfkd_bench.method import Method
 from dfkd_bench.models.build import build_model
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dfkd_bench.hooks.registry import Registry
     from dfkd_bench.spec import RunSpec
 
-__all__ = ["unmet", "warnings"]
+__all__ = ["unmet", "warnings", "without_effect"]
 
 
 def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[DfkdError]:
@@ -26,7 +27,11 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
     for kind in STAGE_KINDS:
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
-        for name in sorted(stage.requires_with(stage.Options.model_validate(choice.options))):
+        options = stage.Options.model_validate(choice.options)
+        networks = (_network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
+        if (told := stage.unmet(options, *networks, card)) is not None:
+            yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {told}")
+        for name in sorted(stage.requires_with(options)):
             need = NEEDS[name]
             for part in need.of:
                 lacking, offered = _offers(spec, part, card, registry)
@@ -37,6 +42,31 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
                         f"{lacking} has none; choose another {other}, or a method that does without"
                     )
                     break
+
+
+def without_effect(spec: RunSpec, chosen: Collection[str], registry: Registry) -> Iterator[DfkdError]:
+    """Which of a spec's stages nothing would ever reach, as sentences: a record would name them all the same.
+
+    Args:
+        spec: the run.
+        chosen: the kinds of stages that the user named. A recipe's own filter may stay beside the augmenter `none`:
+            that is the recipe without its augmentation.
+        registry: who provides the synthesizer.
+    """
+    none, every = (Method.model_fields[kind].default.name for kind in ("augmenter", "filter"))
+    if registry.load("synthesizer", spec.synthesizer.name).stream:
+        for kind, plain in (("augmenter", none), ("filter", every)):
+            name = getattr(spec, kind).name
+            if name != plain:
+                yield DfkdError(
+                    f"{spec.method} cannot use the {kind} '{name}': its synthesizer '{spec.synthesizer.name}' makes "
+                    f"fresh images for every step and keeps none; choose --{kind} {plain}, or another synthesizer"
+                )
+    elif "filter" in chosen and spec.augmenter.name == none and spec.filter.name != every:
+        yield DfkdError(
+            f"{spec.method} cannot use the filter '{spec.filter.name}': it judges augmented images, and the augmenter "
+            f"'{none}' makes none; choose an augmenter, or --filter {every}"
+        )
 
 
 def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[str]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.datasets.access import FOLDER
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.models.build import check_model
 from dfkd_bench.planning import toml_lines
 from dfkd_bench.planning.requests import Override, Request, plan
-from dfkd_bench.spec import PROTOCOLS, Pair, RunSpec, TeacherRef
+from dfkd_bench.spec import MOST_SEEDS, PROTOCOLS, Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.options import OptionError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class _Grid:
         self.cards = {}
         for at, name in self._texts("datasets", [DEFAULT_DATASET]):
             with _CollectErrors(self, at):
-                found = card(name)
+                found = card(self._beside(name))
                 self.cards[found.name] = found
         self.pairs = [pair for at, text in self._texts("pairs", None) for pair in self._pair(at, text)]
         self.shared = [
@@ -237,6 +238,18 @@ class _Grid:
         value = around.get(str(at[-1]), {})
         return value if self._is(at, value, dict) else {}
 
+    def _beside(self, dataset: str) -> str:
+        """A dataset's name; a relative folder is sought beside the grid file, as teachers' files are."""
+        if not dataset.startswith(FOLDER):
+            return dataset
+        return FOLDER + str(self.path.parent / Path(dataset.removeprefix(FOLDER)).expanduser())
+
+    def _name(self, dataset: str) -> str:
+        """What the card calls a dataset that the file names."""
+        folder = Path(self._beside(dataset).removeprefix(FOLDER)).resolve()
+        name = f"{FOLDER}{folder}"
+        return name if dataset.startswith(FOLDER) and name in self.cards else dataset
+
     def _protocol(self, at: toml_lines.Path, name: str) -> bool:
         if name not in PROTOCOLS:
             self.add_error(at, unknown_name("protocol", name, PROTOCOLS))
@@ -251,7 +264,9 @@ class _Grid:
                 self.add_error(
                     ("seeds",), f"seeds = {seeds} asks for no run: give a count of 1 or more, or an array of seeds"
                 )
-            return list(range(seeds)) or [0]
+            if seeds > MOST_SEEDS:
+                self.add_error(("seeds",), f"seeds = {seeds} are too many: {MOST_SEEDS:,} at most")
+            return list(range(min(seeds, MOST_SEEDS))) or [0]
         if not seeds:
             self.add_error(("seeds",), "seeds is empty: name one at least")
         for index, seed in enumerate(seeds):
@@ -314,8 +329,9 @@ class _Grid:
     def _teachers(self) -> Iterator[tuple[tuple[str, str], tuple[toml_lines.Path, Path]]]:
         """Files by dataset and network; a relative one is sought beside the grid file."""
         networks = {pair.teacher for pair in self.pairs}
-        for dataset, files in self._table(("teachers",), self.content).items():
-            at: toml_lines.Path = ("teachers", dataset)
+        for key, files in self._table(("teachers",), self.content).items():
+            at: toml_lines.Path = ("teachers", key)
+            dataset = self._name(key)
             if self.cards and dataset not in self.cards:
                 self.add_error(at, unknown_name("dataset of the grid", dataset, self.cards))
             elif self._is(at, files, dict):

@@ -10,7 +10,7 @@ from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.method import Method, Schedule, StageChoice
 from dfkd_bench.models.build import check_model
-from dfkd_bench.planning.compatibility import unmet
+from dfkd_bench.planning.compatibility import unmet, without_effect
 from dfkd_bench.planning.protocols import SHARED, matched
 from dfkd_bench.spec import PROTOCOLS, Pair, Protocol, RunSpec, TeacherRef
 from dfkd_bench.stages.options import OptionError, Report, raise_it, read_options
@@ -96,7 +96,7 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
             spec = _resolve(method, request, pair, registry, report)
             if spec is None:
                 continue
-            for error in unmet(spec, card, registry):
+            for error in (*without_effect(spec, request.swaps, registry), *unmet(spec, card, registry)):
                 report(error)
             specs += spec.with_seeds(request.seeds)
     return list({spec.hash: spec for spec in specs}.values())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing, writable_folder
@@ -51,7 +52,7 @@ class TeacherReport(_Part):
     """The teacher of a run, by hash."""
 
     model: str
-    sha256: str = Field(description="of its weights: names, types, shapes and bytes")
+    sha256: str = Field(description="of its weights, and of its normalization if that is not the dataset's")
     accuracy: float = Field(description="test accuracy, percent")
     source: str = Field(description="where it came from")
 
@@ -66,6 +67,9 @@ class BankReport(_Part):
     target_agreement: float | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )
+    stages: dict[str, dict[str, JsonValue]] | None = Field(
+        None, description="what stages say of their work, by kind: a filter's histogram, an augmenter's image sizes"
+    )
 
 
 class Environment(_Part):
@@ -78,6 +82,14 @@ class Environment(_Part):
     platform: str
     versions: dict[str, str] = Field(description="Python and libraries")
     plugins: dict[str, str] = Field(description="distributions that provide plugins")
+    tf32: bool | None = Field(None, description="whether float32 was computed in TF32; null on a CPU, which has none")
+    deterministic: bool | None = Field(
+        None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
+    )
+    notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
+    code: dict[str, str] | None = Field(
+        None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
+    )
 
 
 class Record(_Part):
@@ -99,12 +111,13 @@ class Record(_Part):
     test_split: str | None = Field(description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
-        description="by phase: seconds, images, forward, backward, flops, peak_memory"
+        description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
     environment: Environment
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
+    images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
 
     _folder: Path | None = PrivateAttr(None)
     _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)
@@ -147,6 +160,7 @@ class Record(_Part):
         for phase in plain["cost"].values():
             phase.pop("seconds", None)
             phase.pop("peak_memory", None)
+            phase.pop("reserved_memory", None)
         return plain
 
 
@@ -175,6 +189,22 @@ class Results:
     def write(self, record: Record) -> Path:
         """Write a record and its curve, each whole or not at all; the record last: it says that the run is done."""
         return write_record(record, self.folder(record.run))
+
+    def set_aside(self, record: Record) -> None:
+        """Keep a copy of a record that finished, which a run that is done again may replace: `replaced/` beside it.
+
+        Raises:
+            DfkdError: the copy cannot be written.
+        """
+        if record.status != "finished":
+            return
+        folder = self.folder(record.run)
+        copies = folder / "replaced" / f"{record.finished:%Y%m%dT%H%M%SZ}"
+        writable_folder(copies, "run's")
+        for name in (CURVE_FILE, record.images, RECORD_FILE):
+            if name is not None and (folder / name).is_file():
+                with replacing(copies / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
 
     def read(self, run: str) -> Record | None:
         """The record of a run, None if there is none.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfkd_bench.results import locks, progress_file
+from dfkd_bench.results.code import changed
 from dfkd_bench.results.pending import titles
 from dfkd_bench.results.records import Record, Results
 from dfkd_bench.results.scan import RUN_FOLDER
@@ -36,6 +37,7 @@ class RunState:
         last_good_epoch: of a failed run.
         progress: how far a running or interrupted run is.
         seconds_left: of a running one, by its own pace so far.
+        changed: of one with a record, the plugins' packages whose source has changed since: it is stale.
     """
 
     run: str
@@ -46,6 +48,7 @@ class RunState:
     last_good_epoch: int | None = None
     progress: progress_file.Progress | None = None
     seconds_left: float | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def percent(self) -> float | None:
@@ -105,18 +108,19 @@ def _begun(results: Results, run: str, title: str | None) -> RunState:
     title = title if at is None else at.spec.title
     if _is_held(results, run, at):
         return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))
-    # It may have ended while we looked, or before: a record is the last thing that a run writes.
+    # It may have ended while we looked, or before: a record is the last thing that a run writes. A file that an earlier
+    # start left beside the record of a failure is of that start, and one that a retry left is of a later one.
     record = results.read(run)
-    if record is not None and (record.status == "finished" or at is None):
+    if record is not None and (record.status == "finished" or at is None or at.started == record.started):
         return _ended(record)
     return RunState(run, "interrupted", title, progress=at)
 
 
 def _ended(record: Record) -> RunState:
-    title = record.spec.title
+    title, edited = record.spec.title, changed(record.environment.code)
     if record.status == "finished":
-        return RunState(record.run, "done", title, record.status)
-    return RunState(record.run, "failed", title, record.status, record.reason, record.last_good_epoch)
+        return RunState(record.run, "done", title, record.status, changed=edited)
+    return RunState(record.run, "failed", title, record.status, record.reason, record.last_good_epoch, changed=edited)
 
 
 def _is_held(results: Results, run: str, at: progress_file.Progress | None) -> bool:

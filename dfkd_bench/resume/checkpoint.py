@@ -1,4 +1,4 @@
-"""Checkpoints: what was killed resumes where it was, and ends as if it had not been."""
+"""Checkpoints: what was killed resumes where it was; on a CPU it ends as if it had not been."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
-from dfkd_bench.resume.code_hash import network_hashes, source_hashes
+from dfkd_bench.resume.code_hash import network_hashes
 from dfkd_bench.resume.outcome import of_exception
 from dfkd_bench.spec import RunSpec
 
@@ -23,6 +23,7 @@ __all__ = ["Checkpoint", "Resumable", "run_identity", "training_identity"]
 
 # A large bank takes its time to write: checkpoints may cost a fiftieth of the run.
 _SHARE = 50
+_CODE = "the code of "
 
 
 class Resumable(Protocol):
@@ -35,18 +36,22 @@ class Resumable(Protocol):
         """Resume from `state`."""
 
 
-def run_identity(spec: RunSpec, registry: Registry, environment: Environment) -> dict[str, str]:
+def run_identity(spec: RunSpec, environment: Environment) -> dict[str, str]:
     """What must be the same when a run resumes: its spec, where it computes, the libraries, the source of its stages.
 
     Another device's random streams are others, and a run that is half one thing and half another could not be reported
     as either.
     """
-    return {"run": spec.hash, **_where(environment), **source_hashes(spec, registry)}
+    return {"run": spec.hash, **_where(environment), **_coded(environment.code or {})}
 
 
 def training_identity(teacher: str, registry: Registry, environment: Environment, model: str) -> dict[str, str]:
     """The same for the training of a teacher, known by its network, dataset and recipe."""
-    return {"teacher": teacher, **_where(environment), **network_hashes([model], registry)}
+    return {"teacher": teacher, **_where(environment), **_coded(network_hashes([model], registry))}
+
+
+def _coded(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {_CODE + name: found for name, found in hashes.items()}
 
 
 def _where(environment: Environment) -> dict[str, str]:
@@ -61,13 +66,23 @@ class Checkpoint:
         identity: whose it is; all of it must be the same on the way back.
         seconds: least time between two checkpoints; 0 for one after every segment, whatever that costs.
         what: what starts anew without the file.
+        anew_if_edited: a file of other source is dropped, and the run starts anew.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, str], seconds: float, what: str = "run") -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, str],
+        seconds: float,
+        what: str = "run",
+        *,
+        anew_if_edited: bool = False,
+    ) -> None:
         self.path = path
         self.seconds = seconds
         self._identity, self._what = dict(identity), what
         self._anew = f"remove the file, and the {what} starts anew"
+        self._anew_if_edited = anew_if_edited
         self._last = time.monotonic()
         self._took = 0.0
         self._tried = False
@@ -92,6 +107,9 @@ class Checkpoint:
                 f"the checkpoint {self.path} is damaged: remove it, and the {self._what} starts anew"
             ) from error
         different = [name for name in {*identity, *self._identity} if identity.get(name) != self._identity.get(name)]
+        if different and self._anew_if_edited and all(name.startswith(_CODE) for name in different):
+            self.remove()
+            return
         if different:
             name = min(different)
             raise DfkdError(

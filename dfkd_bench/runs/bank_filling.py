@@ -95,12 +95,20 @@ class BankFilling:
                 batches = (self.bank.batch(part) for part in index.split(500))
                 hits = sum(int((self._parts.teacher(b.images).argmax(1) == b.targets).sum()) for b in batches)
             agreement = round(100 * hits / len(index), 4)
-        self.report = self.report.model_copy(update={"in_bank": len(self.bank), "target_agreement": agreement})
+        reports = {kind: stage.report() for kind, stage in self._stages.all().items()}
+        said = {kind: found for kind, found in reports.items() if found} or None
+        self.report = self.report.model_copy(
+            update={"in_bank": len(self.bank), "target_agreement": agreement, "stages": said}
+        )
 
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
         parts = self._parts
         parts.emit("phase", {"phase": "synthesizer", "round": self._rounds})
-        with parts.ledger.phase("synthesis") as cost, frozen(parts.student):
+        with (
+            parts.watch.untouched(parts.stage("synthesizer")),
+            parts.ledger.phase("synthesis") as cost,
+            frozen(parts.student),
+        ):
             batch = self._stages.synthesizer.synthesize(Round(self._rounds, warmup))
             cost.images += len(batch)
         self._check(batch)
@@ -122,7 +130,11 @@ class BankFilling:
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages
         parts.emit("phase", {"phase": "augmenter"})
-        with parts.ledger.phase("augmentation") as cost, frozen(parts.student):
+        with (
+            parts.watch.untouched(parts.stage("augmenter")),
+            parts.ledger.phase("augmentation") as cost,
+            frozen(parts.student),
+        ):
             if not self._augmenter_ready:
                 stages.augmenter.prepare(self.bank)
                 self._augmenter_ready = True
@@ -131,8 +143,9 @@ class BankFilling:
         if not len(augmented):
             return
         self._check(augmented, sourced=len(source))
-        with parts.ledger.phase("filtering") as cost, frozen(parts.student), torch.no_grad():
-            keep = stages.filter.keep(augmented, source)
+        with parts.watch.untouched(parts.stage("filter")), parts.ledger.phase("filtering") as cost:
+            with frozen(parts.student), torch.no_grad():
+                keep = stages.filter.keep(augmented, source)
             cost.images += len(augmented)
         if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
             raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")

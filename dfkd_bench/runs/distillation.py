@@ -33,7 +33,12 @@ class Distillation:
         schedule = parts.spec.schedule
         parameters = [*parts.student.parameters(), *parts.stages.distiller.parameters()]
         self._optimizer = torch.optim.SGD(
-            parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
+            parameters,
+            schedule.lr,
+            schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            nesterov=schedule.nesterov,
+            fused=parts.device.type == "cuda",  # one launch; on a CPU its last digits would be others
         )
         self._loss_sums = dict[str, Tensor]()
 
@@ -54,12 +59,15 @@ class Distillation:
         parts = self._parts
         batch = self._next_batch()
         losses = parts.stages.distiller.losses(parts.student, parts.teacher, batch)
+        parts.watch.check(parts.stage("distiller"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         self._optimizer.step()
+        parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
         parts.stages.synthesizer.after_distill_step(batch)
+        parts.watch.check(parts.stage("synthesizer"))
 
     def _next_batch(self) -> SyntheticBatch:
         parts, filling = self._parts, self._filling
@@ -68,11 +76,14 @@ class Distillation:
             with parts.ledger.aside("synthesis") as cost, frozen(parts.student):
                 batch = parts.stages.synthesizer.sample(size)
                 cost.images += len(batch)
+            parts.watch.check(parts.stage("synthesizer"))
             filling.count(synthesized=len(batch))
             return batch
-        images, targets = filling.bank.draw(size)
-        images = crop_and_flip(images, parts.card.transform, parts.streams["order"])
-        return SyntheticBatch(images.float() / 255, targets)
+        bank = filling.bank
+        index = bank.draw_index(size)
+        images = crop_and_flip(bank.images[index], parts.card.transform, parts.streams["order"])
+        soft = None if bank.soft is None else bank.soft[index]
+        return SyntheticBatch(images.float() / 255, bank.targets[index], soft=soft)
 
     def lr(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
@@ -106,5 +117,6 @@ class Distillation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._parts.student.load_state_dict(state["student"])
+        self._parts.watch.mark()
         self._optimizer.load_state_dict(state["optimizer"])
         self._loss_sums = state["loss_sums"]

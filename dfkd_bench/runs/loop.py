@@ -12,7 +12,7 @@ from torch import nn
 
 from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets.access import open_dataset
-from dfkd_bench.datasets.guard import sealed
+from dfkd_bench.datasets.guard import evaluating, require_no_attempt, sealed
 from dfkd_bench.environment import Execution
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
@@ -24,9 +24,11 @@ from dfkd_bench.results.records import TeacherReport
 from dfkd_bench.resume.checkpoint import Checkpoint
 from dfkd_bench.runs.bank_filling import BankFilling
 from dfkd_bench.runs.distillation import Distillation
+from dfkd_bench.runs.kept import keep
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment, segments
 from dfkd_bench.runs.stage_set import Emit, StageSet
+from dfkd_bench.runs.student_watch import StudentWatch
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Normalization, frozen
@@ -68,14 +70,19 @@ class Run:
         frozen_teacher = self._network(teacher.body, teacher.card).eval().requires_grad_(False)
         with global_stream(stream_seed(spec.seed, "student/weights"), device):
             student = self._network(build_model(spec.pair.student, card, registry, start=True), card)
+        # What is measured is a copy, on which no stage can have left a hook that would see the test images.
+        with global_stream(0, device):
+            self._measured = self._network(build_model(spec.pair.student, card, registry), card)
         ledger.watch(frozen_teacher.body, "teacher")
-        ledger.watch(student.body, "student")
+        for body in (student.body, self._measured.body):
+            ledger.watch(body, "student")
         return RunParts(
             spec=spec,
             card=card,
             device=device,
             teacher=frozen_teacher,
             student=student,
+            watch=StudentWatch(student),
             stages=StageSet(spec, registry, card),
             streams={name: stream(spec.seed, name, device) for name in (*STAGE_KINDS, "order")},
             ledger=ledger,
@@ -91,7 +98,7 @@ class Run:
         teacher_before = weights_hash(parts.teacher.body.state_dict())
         self._answers = teacher_answers(self._teacher, parts.teacher, self._evaluator, parts.device)
         with sealed(f"method '{self._spec.method}'"):
-            with frozen(parts.student):
+            with parts.watch.untouched("making of the stages"), frozen(parts.student):
                 parts.stages.make(
                     parts.teacher,
                     parts.student,
@@ -109,11 +116,13 @@ class Run:
             self._file.write()
             while self._segments_done < len(self._segments):
                 self._part_done = self._do(self._segments[self._segments_done])
+                require_no_attempt()
                 if self._part_done >= 1:
                     self._segments_done, self._part_done = self._segments_done + 1, 0.0
                 self._file.note(**self.so_far())
                 checkpoint.save_if_due(self)
             self._filling.measure()
+            require_no_attempt()
         if weights_hash(parts.teacher.body.state_dict()) != teacher_before:
             raise RuntimeError("a stage changed the teacher's weights or BatchNorm statistics")
 
@@ -132,8 +141,10 @@ class Run:
 
     def _end_epoch(self, epoch: int) -> None:
         losses = self._distillation.end_epoch(epoch)
-        with self._parts.ledger.phase("evaluation") as cost:
-            measured = self._evaluator.measure(self._parts.student, self._answers)
+        require_no_attempt()
+        self._measured.body.load_state_dict(self._parts.student.body.state_dict())
+        with self._parts.ledger.phase("evaluation") as cost, evaluating():
+            measured = self._evaluator.measure(self._measured, self._answers)
             cost.images += len(self._evaluator)
         point = CurvePoint(
             epoch=epoch + 1,
@@ -150,9 +161,9 @@ class Run:
 
     def so_far(self) -> dict[str, Any]:
         """What the run can say of itself, for its progress file and its record."""
-        card = self._teacher.card
+        card, sha256 = self._teacher.card, self._teacher.identity
         known = {
-            "teacher": TeacherReport(model=card.model, sha256=card.sha256, accuracy=card.accuracy, source=card.source),
+            "teacher": TeacherReport(model=card.model, sha256=sha256, accuracy=card.accuracy, source=card.source),
             "student_parameters": sum(parameter.numel() for parameter in self._parts.student.parameters()),
             "test_split": self._evaluator.fingerprint,
         }
@@ -176,6 +187,10 @@ class Run:
             raise
         except Exception:
             return None, trace or traceback.format_exc()
+
+    def keep(self, folder: Path) -> None:
+        """Leave the final images and the student's weights in a folder."""
+        keep(folder, self._filling.bank, self._parts.student.body)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the run is, between two segments."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from dfkd_bench.card import DatasetCard
+from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.runs.stage_set import Emit, StageSet
+from dfkd_bench.runs.student_watch import StudentWatch
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network
@@ -26,6 +28,7 @@ class RunParts:
         device: where tensors are.
         teacher: frozen, in evaluation mode.
         student: the network that learns.
+        watch: sees to it that only the optimizer changes the student.
         stages: the four stages.
         streams: a random stream for each stage, and `order` for the student's batches.
         ledger: what the run spends.
@@ -37,7 +40,12 @@ class RunParts:
     device: torch.device
     teacher: Network
     student: Network
+    watch: StudentWatch
     stages: StageSet
     streams: Mapping[str, torch.Generator]
     ledger: CostLedger
     emit: Emit
+
+    def stage(self, kind: StageKind) -> str:
+        """What an error calls a stage."""
+        return f"{kind} '{getattr(self.spec, kind).name}'"

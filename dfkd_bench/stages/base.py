@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from dfkd_bench.card import DatasetCard
@@ -133,6 +134,18 @@ class Stage(Generic[OptionsT]):
     def warn_with(cls, options: OptionsT, teacher: NetworkFacts, card: DatasetCard) -> str | None:
         """What a user should know before a run with these options, in a sentence; None if there is nothing."""
         return None
+
+    @classmethod
+    def unmet(cls, options: OptionsT, teacher: NetworkFacts, student: NetworkFacts, card: DatasetCard) -> str | None:
+        """What these options ask for and cannot have here, ending a sentence that begins with the stage; else None.
+
+        Asked before anything runs: a model that is not on this machine, options that contradict the dataset.
+        """
+        return None
+
+    def report(self) -> dict[str, JsonValue]:
+        """What the record is to say of its work, as plain data of a few kilobytes at most."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.stages.half_weights import HalfWeights
 
-__all__ = ["Network", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
 
 Precision = torch.dtype
 
@@ -82,6 +83,7 @@ class Network(nn.Module):
         self._classifier = [linear[-1]]
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
+        self._halves = HalfWeights(body)
 
     def placed(self, device: torch.device) -> Network:
         """Itself, moved to `device` and laid out channels-last, in which convolutions are fastest."""
@@ -119,7 +121,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, K], of images [N, C, H, W] in [0, 1]."""
-        with autocast(images.device, self.precision):
+        half = self._halves.inside() if self.precision == torch.bfloat16 else nullcontext()
+        with autocast(images.device, self.precision), half:
             logits: Tensor = self.body(self.normalize(images))
         return logits.float()
 

@@ -33,6 +33,7 @@ def teacher_answers(teacher: Teacher, network: Network, evaluator: Evaluator, de
     path = teacher.folder / f"answers-{evaluator.fingerprint[:16]}-{device.type}.safetensors"
     made_by = {
         "weights": teacher.card.sha256,
+        "normalization": f"{teacher.card.mean} {teacher.card.std}",
         "test_split": evaluator.fingerprint,
         "device": device.type,
         "torch": torch.__version__,

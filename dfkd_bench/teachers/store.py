@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
-from dfkd_bench.environment import Execution, describe
+from dfkd_bench.environment import Execution, arithmetic, describe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing, writable_folder
@@ -28,9 +31,23 @@ from dfkd_bench.spec import TeacherRef, content_hash
 from dfkd_bench.stages.network import Network, Normalization
 from dfkd_bench.stages.seeds import global_stream, stream_seed
 from dfkd_bench.teachers.training import Training
-from dfkd_bench.teachers.weights import Source, find_weights, fit, read_weights, save_weights, weights_hash
+from dfkd_bench.teachers.weights import (
+    Source,
+    find_weights,
+    fit,
+    read_weights,
+    save_weights,
+    teacher_identity,
+    weights_hash,
+)
 
-__all__ = ["Teacher", "TeacherCard", "TeacherStore"]
+__all__ = ["Teacher", "TeacherCard", "TeacherStore", "near_chance"]
+
+
+def near_chance(accuracy: float, num_classes: int) -> bool:
+    """Whether an accuracy in percent is little above that of guessing: by half of it, or a tenth of what is left."""
+    chance = 100 / num_classes
+    return accuracy < min(1.5 * chance, chance + (100 - chance) / 10)
 
 
 class TeacherCard(BaseModel):
@@ -56,14 +73,31 @@ class TeacherCard(BaseModel):
     environment: Environment
     made: datetime
 
+    def doubt(self) -> str | None:
+        """A sentence where the accuracy is near that of guessing, from which no student can learn; else None."""
+        if not near_chance(self.accuracy, self.num_classes):
+            return None
+        return (
+            f"the teacher {self.model} is right on {self.accuracy:.2f} % of {self.dataset}'s test split, near chance "
+            f"({100 / self.num_classes:.2f} %): check its weights, its normalization and the recipe"
+        )
+
 
 @dataclass(frozen=True)
 class Teacher:
-    """A card, the network with its weights in evaluation mode, and the folder where both are kept."""
+    """A teacher in memory.
+
+    Attributes:
+        card: what is known of it.
+        body: the network with its weights, in evaluation mode.
+        folder: where both are kept.
+        identity: what a spec and a record know it by; see `teacher_identity`.
+    """
 
     card: TeacherCard
     body: nn.Module
     folder: Path
+    identity: str
 
 
 class TeacherStore:
@@ -85,12 +119,31 @@ class TeacherStore:
     def has(self, ref: TeacherRef, model: str, dataset: str) -> bool:
         """Whether the teacher that a spec names is there already."""
         if ref.sha256 is not None:
-            return any(card.sha256 == ref.sha256 for _, card in self.cards())
+            return self._given(ref.sha256, model, dataset) is not None
         assert ref.recipe is not None
         return (self._folder(model, dataset, ref.recipe) / "card.json").exists()
 
     def _folder(self, model: str, dataset: str, recipe: TeacherRecipe) -> Path:
-        return self.path / _slug(dataset, model, content_hash(recipe))
+        folder = self.path / _slug(dataset, model, content_hash(recipe))
+        # Two datasets may be spelled alike in a folder's name.
+        return _untaken(folder, (dataset, model), lambda card: (card.dataset, card.model))
+
+    def _given(self, identity: str, model: str, dataset: str) -> Path | None:
+        """The folder of a teacher that was imported for this network and dataset."""
+        for folder, card in self.cards():
+            if (card.model, card.dataset) == (model, dataset) and self.identity(card) == identity:
+                return folder
+        return None
+
+    def identity(self, card: TeacherCard) -> str:
+        """What specs know the teacher of a card by; the weights' hash alone if its dataset is gone."""
+        if card.recipe is not None:  # it was trained here, with the dataset's normalization
+            return card.sha256
+        try:
+            usual = open_dataset(card.dataset, self.registry, self.execution.data_root).card
+        except DfkdError:
+            return card.sha256
+        return teacher_identity(card.sha256, card, usual)
 
     def obtain(self, ref: TeacherRef, model: str, dataset: str) -> Teacher:
         """The teacher that a spec names; one of a recipe is trained if it is not there yet.
@@ -99,7 +152,7 @@ class TeacherStore:
             DfkdError: weights of that hash are not in the store, or data or folder are missing.
         """
         if ref.sha256 is not None:
-            found = next((folder for folder, card in self.cards() if card.sha256 == ref.sha256), None)
+            found = self._given(ref.sha256, model, dataset)
             if found is None:
                 raise DfkdError(
                     f"no teacher with weights {ref.sha256[:16]} in {self.path}: give its file with --teacher"
@@ -130,19 +183,24 @@ class TeacherStore:
             DfkdError: the weights cannot be read, or do not fit the network and dataset.
         """
         body, data, source = self._fitted(file, model, dataset)
-        folder = self.path / _slug(dataset, model, weights_hash(body.state_dict())[:16])
+        norm = source.normalization or data.card
+        weights = weights_hash(body.state_dict())
+        folder = self.path / _slug(dataset, model, teacher_identity(weights, norm, data.card)[:16])
+        wanted = (data.card.name, model, weights, tuple(norm.mean), tuple(norm.std))
+        folder = _untaken(folder, wanted, lambda card: (card.dataset, card.model, card.sha256, card.mean, card.std))
         if not (folder / "card.json").exists():
             writable_folder(folder, "teacher's")
-            self._keep(folder, body, data, model, recipe=None, source=source.name, norm=source.normalization)
+            self._keep(folder, body, data, model, recipe=None, source=source.name, norm=norm)
         return self._load(folder)
 
     def check_file(self, file: Path | str, model: str, dataset: str) -> str:
-        """The hash of a file's weights, if they fit the network and dataset; nothing is kept.
+        """What a spec would know a file's teacher by, if it fits the network and dataset; nothing is kept.
 
         Raises:
             DfkdError: as for `import_file`.
         """
-        return weights_hash(self._fitted(file, model, dataset)[0].state_dict())
+        body, data, source = self._fitted(file, model, dataset)
+        return teacher_identity(weights_hash(body.state_dict()), source.normalization or data.card, data.card)
 
     def _fitted(self, file: Path | str, model: str, dataset: str) -> tuple[nn.Module, Dataset, Source]:
         source = find_weights(file)
@@ -179,7 +237,8 @@ class TeacherStore:
             raise DfkdError(
                 f"the weights in {folder} are not those of its card: remove the folder and make the teacher anew"
             )
-        return Teacher(card, body.eval().to(self.execution.device), folder)
+        identity = card.sha256 if card.recipe is not None else teacher_identity(card.sha256, card, data.card)
+        return Teacher(card, body.eval().to(self.execution.device), folder, identity)
 
     def _network(self, body: nn.Module, card: Normalization) -> Network:
         return Network(body, card, self.execution.precision).placed(self.execution.device)
@@ -192,6 +251,7 @@ class TeacherStore:
         with global_stream(stream_seed(recipe.seed, "teacher/weights"), self.execution.device):
             body = build_model(model, data.card, self.registry, start=True)
         train = data.load("train")
+        _check_apart(train, data.load("test"), dataset)
         title = f"teacher {model} on {dataset}"
 
         def tick(done: int, total: int) -> None:
@@ -204,7 +264,14 @@ class TeacherStore:
         identity = training_identity(folder.name, self.registry, describe(self.execution, self.registry), model)
         checkpoint = Checkpoint(folder / "checkpoint.pt", identity, self.checkpoint_seconds, "training")
         training = Training(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
-        training.to_the_end(checkpoint)
+        with arithmetic(self.execution):
+            training.to_the_end(checkpoint)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in body.state_dict().values()):
+            checkpoint.remove()  # from there it would come to the same end
+            raise DfkdError(
+                f"the teacher {model} diverged on {dataset}: its weights are not finite; lower the learning rate "
+                f"({recipe.lr})"
+            )
         self._keep(
             folder,
             body,
@@ -259,8 +326,27 @@ class TeacherStore:
             temporary.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
+def _check_apart(train: Split, test: Split, dataset: str) -> None:
+    """Refuse a test split all of which is trained on: its accuracy would say nothing."""
+    known = set(_digests(train))
+    if all(digest in known for digest in _digests(test)):
+        raise DfkdError(f"every test image of {dataset} is a training image, too: give it a test split of its own")
+
+
+def _digests(split: Split) -> Iterator[bytes]:
+    return (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in split.images.numpy())
+
+
 def _slug(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part).strip("_") for part in parts)
+
+
+def _untaken(folder: Path, wanted: tuple[Any, ...], facts: Callable[[TeacherCard], tuple[Any, ...]]) -> Path:
+    """The folder, unless the teacher in it is another one: then one beside it, whose name `wanted` decides."""
+    card = folder / "card.json"
+    if not card.exists() or facts(_read_card(card)) == wanted:
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}")
 
 
 def _read_card(path: Path) -> TeacherCard:

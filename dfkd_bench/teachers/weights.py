@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from dfkd_bench.errors import DfkdError, first_line
 from dfkd_bench.models.build import TIMM
+from dfkd_bench.stages.network import Normalization
 
-__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "weights_hash"]
+__all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "teacher_identity", "weights_hash"]
 
 
 class _Norm(NamedTuple):
@@ -42,6 +44,20 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def teacher_identity(weights: str, norm: Normalization, usual: Normalization) -> str:
+    """What a teacher is known by: equal weights that see differently normalized images give different answers.
+
+    Args:
+        weights: the hash of its weights, which is also the identity where the normalization is the dataset's.
+        norm: the normalization of the images that it sees.
+        usual: the normalization of its dataset's card.
+    """
+    own, plain = ((tuple(map(float, one.mean)), tuple(map(float, one.std))) for one in (norm, usual))
+    if own == plain:
+        return weights
+    return hashlib.sha256(f"{weights} {own}".encode()).hexdigest()
 
 
 def find_weights(where: Path | str) -> Source:
@@ -69,7 +85,19 @@ def find_weights(where: Path | str) -> Source:
             norm = _Norm(tuple(said["mean"]), tuple(said["std"])) if "mean" in said else None
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise DfkdError(f"{config} is no timm configuration ({first_line(error)})") from error
+    if norm is not None and not _normalizes(norm):
+        raise DfkdError(
+            f"{config} normalizes by mean {norm.mean} and std {norm.std}: give a mean and a std above 0 each"
+        )
     return Source(read_weights(file), f"folder {path.name}", norm)
+
+
+def _normalizes(norm: _Norm) -> bool:
+    try:
+        numbers = [float(number) for number in (*norm.mean, *norm.std)]
+    except (TypeError, ValueError):
+        return False
+    return len(norm.mean) == len(norm.std) and all(map(math.isfinite, numbers)) and min(map(float, norm.std)) > 0
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -85,12 +113,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise many kinds
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
             raise DfkdError(
                 f"{path} holds more than tensors and plain data, and loading it could run code: "
                 "save its state_dict alone"
             ) from error
-        reason = first_line(error)
+        # Torch's own words about a pickle advise to load it all the same, whatever it runs.
+        reason = "its pickle is not torch's" if isinstance(error, pickle.UnpicklingError) else first_line(error)
         raise DfkdError(f"{path} cannot be read as weights ({reason}): it may be damaged or incomplete") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -103,7 +132,7 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
     """Load a state into a network, every name and shape alike.
 
     Raises:
-        DfkdError: names the first parameter that differs, in the network's order.
+        DfkdError: names the first parameter that differs or holds no finite numbers, in the network's order.
     """
     own = body.state_dict()
     for name, tensor in own.items():
@@ -114,10 +143,25 @@ def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -
             raise DfkdError(
                 f"{source} does not fit {model}: '{name}' is {list(state[name].shape)} there, {list(tensor.shape)} here"
             )
+        if name in state:
+            _check_values(state[name], tensor, name, source)
     extra = next((name for name in state if name not in own), None)
     if extra is not None:
         raise DfkdError(f"{source} is no {model}: it has '{extra}' {list(state[extra].shape)}, which {model} has not")
     body.load_state_dict({**own, **state})
+
+
+def _check_values(given: Tensor, own: Tensor, name: str, source: str) -> None:
+    """Torch would copy whole numbers, the real part of complex ones and what is not a number without a word."""
+    if own.is_floating_point() != given.is_floating_point():
+        kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given, own)]
+        raise DfkdError(
+            f"{source} has '{name}' as {kinds[0]}, not as {kinds[1]}: save the weights as they were trained"
+        )
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        raise DfkdError(
+            f"{source} has '{name}' with values that are not finite: its training diverged, or it is damaged"
+        )
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:

@@ -1,3 +1,5 @@
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -5,7 +7,7 @@ from PIL import Image
 
 from dfkd_bench.datasets import digits, hub
 from dfkd_bench.datasets.folder import open_folder
-from dfkd_bench.datasets.guard import check_open, sealed
+from dfkd_bench.datasets.guard import check_open, require_no_attempt, sealed
 from dfkd_bench.errors import DataFreeViolationError
 
 SENTENCE = r"^synthesizer 'x' tried to open a dataset: a method gets the teacher and the dataset card, never an image; "
@@ -32,9 +34,31 @@ def test_the_inner_block_is_named_and_the_outer_stays_sealed():
             check_open()
 
 
-def test_another_thread_is_not_sealed():
-    with sealed("synthesizer 'x'"), ThreadPoolExecutor(1) as pool:
+def test_every_thread_is_sealed():
+    with (
+        sealed("synthesizer 'x'"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(DataFreeViolationError, match=SENTENCE),
+    ):
         pool.submit(check_open).result()
+
+
+def test_an_attempt_of_which_nobody_heard_is_remembered_until_the_block_ends():
+    with sealed("synthesizer 'x'"):
+        require_no_attempt()
+        thread = threading.Thread(target=quiet, args=(check_open,))
+        thread.start()
+        thread.join()
+        with sealed("filter 'y'"), pytest.raises(DataFreeViolationError, match=SENTENCE):
+            require_no_attempt()
+    require_no_attempt()
+    with sealed("synthesizer 'x'"):
+        require_no_attempt()  # it was the other block's
+
+
+def quiet(what):
+    with contextlib.suppress(DataFreeViolationError):
+        what()
 
 
 @pytest.mark.parametrize("load", [digits.load, hub.load_cifar10, hub.load_cifar100, hub.load_tiny_imagenet])

@@ -26,7 +26,7 @@ def test_a_split_is_decoded_once(tmp_path, monkeypatch):
     first = load(tmp_path)
     (file,) = cached(tmp_path)
     assert re.fullmatch(r"cifar10-test-[0-9a-f]{16}\.safetensors", file.name)
-    monkeypatch.setattr(hub, "decode_into", None)  # decoding again would fail
+    monkeypatch.setattr(hub, "_decode", None)  # decoding again would fail
     second = load(tmp_path)
     assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)

@@ -6,9 +6,12 @@ import collections
 import errno
 import fcntl
 import io
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -21,11 +24,12 @@ from dfkd_bench.engines.lost_run import write_lost_record
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.leaderboard.update import update_leaderboard
 from dfkd_bench.results import locks
+from dfkd_bench.results.again import Again
 from dfkd_bench.workbench import Workbench
 
 
 def settings_of(workbench, **changes):
-    settings = WorkerSettings.of(workbench, checkpoint_seconds=60, retry=False)
+    settings = WorkerSettings.of(workbench, checkpoint_seconds=60, again=Again())
     return settings.model_copy(update=changes)
 
 
@@ -95,3 +99,41 @@ def test_a_leaderboard_waits_for_the_one_that_is_being_written(tmp_path):
     other.release()
     thread.join(timeout=60)
     assert (tmp_path / "leaderboard.csv").exists()
+
+
+def test_a_record_that_another_process_made_is_found_and_not_made(tmp_path):
+    workbench = bench(tmp_path)
+    workbench.results.write(make_record())
+    given = {"before": None, "children": Children(), "relay": lambda event: None}
+    assert run_apart(make_spec(), settings_of(workbench), **given).kind == "found"
+
+
+LEAVES_A_CHILD = """
+import os, sys, time
+from pathlib import Path
+from dfkd_bench.results import locks
+lock = locks.acquire(Path(sys.argv[1]), "a" * 16)
+print('{"ready": true}', flush=True)
+if os.fork() == 0:
+    time.sleep(120)
+    os._exit(0)
+os._exit(7)
+"""
+
+
+def test_a_child_that_a_worker_left_behind_holds_nobody_up(tmp_path):
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", LEAVES_A_CHILD, str(tmp_path)]
+    worker = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    try:
+        talk = _Pipe(worker, lambda event: None, bench(tmp_path).results)
+        assert talk.listen(until="ready")
+        start = time.monotonic()
+        assert not talk.listen(until="end")  # though the pipe stays open
+        while locks.is_locked(tmp_path, "a" * 16):  # until the child has let go of it
+            assert time.monotonic() - start < 20
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+        talk.close()
+    assert talk.status == 7

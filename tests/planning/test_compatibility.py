@@ -12,7 +12,7 @@ from support.probes import WithoutBatchNorm
 from dfkd_bench import Augmenter, NetworkFacts, StageOptions
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.planning.compatibility import warnings
-from dfkd_bench.planning.requests import Override, Request, resolve
+from dfkd_bench.planning.requests import Override, Request, plan, resolve
 from dfkd_bench.spec import Pair, TeacherRef
 
 
@@ -49,3 +49,34 @@ def test_a_stage_can_warn_before_the_run_by_its_options_the_teacher_and_the_card
     assert warned(1) == []
     assert warned(5) == [f"noise with the teacher {teacher}: 5 of digits"]
     assert [(sum(facts.batchnorm), facts.stage_inputs) for facts in Warner.given] == [(batchnorm, stage_inputs)] * 2
+
+
+def planned(method: str, **swaps: str) -> list[str]:
+    registry = registry_with()
+    asked = Request([method], [Pair.parse("resnet8:resnet8")], "digits", TeacherRef(recipe=RECIPE), swaps=swaps)
+    told: list[str] = []
+    plan(asked, DIGITS, registry, lambda error: told.append(str(error)))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("method", "swaps", "sentences"),
+    [
+        ("dfq", {"augmenter": "classic", "filter": "agreement"}, ("augmenter 'classic'", "filter 'agreement'")),
+        ("dfq", {"filter": "agreement"}, ("filter 'agreement'",)),
+        ("dda", {"synthesizer": "real-data"}, ("augmenter 'self-diffusion'", "filter 'cosine'")),
+        ("noise", {"filter": "agreement"}, ("filter 'agreement'",)),
+        ("dda", {"augmenter": "none", "filter": "agreement"}, ("filter 'agreement'",)),
+        ("dfq", {}, ()),
+        ("dfq", {"augmenter": "none", "filter": "all"}, ()),
+        ("noise", {"augmenter": "classic", "filter": "agreement"}, ()),
+        ("dda", {"augmenter": "none"}, ()),  # the recipe without its augmentation
+        ("dda", {"synthesizer": "real-data", "augmenter": "none", "filter": "all", "distiller": "kd"}, ()),
+    ],
+)
+def test_a_stage_that_nothing_would_reach_is_refused_in_one_sentence(method, swaps, sentences):
+    told = planned(method, **swaps)
+    assert len(told) == len(sentences)
+    for sentence, words in zip(told, sentences, strict=True):
+        assert sentence.startswith(f"{method} cannot use the {words}: ")
+        assert "\n" not in sentence

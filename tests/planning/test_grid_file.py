@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.e2e_kit import RECIPE, bench, cli, make_record, own_cache, registry_with, small_recipe, teacher_file  # noqa: F401
+from support.folder_kit import picture, save
 from support.probes import LAYERED, Probe, WithoutBatchNorm
 
 from dfkd_bench import DfkdError, api
@@ -290,3 +291,37 @@ def test_only_runs_that_there_are_can_be_chosen(tmp_path):
     (tmp_path / "grid.toml").write_text(SMALL, encoding="utf-8")
     told = cli("run", "--grid", tmp_path / "grid.toml", "--only", "0" * 16).sentence()
     assert told.endswith(f"grid.toml has no run {'0' * 16}: --dry-run lists the runs there are")
+
+
+def test_a_relative_folder_is_sought_beside_the_file_wherever_the_command_runs(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for number, name in enumerate(("ant", "bee")):
+            save(tmp_path / "grids" / "own" / split / name / "0.png", picture(number))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "grids" / "grid.toml"
+    file.write_text(
+        'methods = ["noise"]\npairs = ["resnet8:resnet8"]\ndatasets = ["folder:own"]\n'
+        '[teachers."folder:own"]\nresnet8 = "weights.pth"\n',
+        encoding="utf-8",
+    )
+    asked = []
+
+    def teacher(dataset, network, weights):
+        asked.append((dataset, network, weights))
+        return TeacherRef(sha256="a" * 64)
+
+    registry = registry_with()
+    runs = plan_file(file, registry, lambda name: open_dataset(name, registry).card, teacher)
+    name = f"folder:{(tmp_path / 'grids' / 'own').resolve()}"
+    assert [run.spec.dataset for run in runs] == [name]
+    assert asked == [(name, "resnet8", tmp_path / "grids" / "weights.pth")]
+
+
+def test_a_slip_of_the_finger_plans_no_million_of_seeds(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text('methods = ["noise"]\npairs = ["resnet8:resnet8"]\nseeds = 1000000000\n', encoding="utf-8")
+    registry = registry_with()
+    with pytest.raises(GridFileError, match=r"grid.toml:3: seeds = 1000000000 are too many: 10,000 at most$"):
+        plan_file(
+            file, registry, lambda name: open_dataset(name, registry).card, lambda *_: TeacherRef(sha256="a" * 64)
+        )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,63 @@ def test_a_file_is_imported_once_and_measured(store, tmp_path, monkeypatch):
     assert (imported.source, imported.recipe, imported.training_images) == ("file mine.pth", None, None)
     monkeypatch.setattr(TeacherStore, "_keep", lambda *_, **__: pytest.fail("it is there already"))
     assert other.import_file(tmp_path / "mine.pth", "resnet8", "digits").card == imported
+
+
+def timm_folder(path: Path, **normalization: list[float]) -> Path:
+    """The tiny teacher's weights as timm's `save_for_hf` leaves them."""
+    path.mkdir()
+    shutil.copy(teacher_file(), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"pretrained_cfg": normalization}), encoding="utf-8")
+    return path
+
+
+def test_equal_weights_with_another_normalization_are_another_teacher(tmp_path):
+    store = store_in(tmp_path / "teachers")
+    odd = timm_folder(tmp_path / "odd", mean=[0.9], std=[0.1])
+    usual = timm_folder(tmp_path / "usual", mean=list(DIGITS.mean), std=list(DIGITS.std))
+    checked = [store.check_file(file, "resnet8", "digits") for file in (odd, teacher_file(), usual)]
+    first, second, third = (store.import_file(file, "resnet8", "digits") for file in (odd, teacher_file(), usual))
+    assert first.card.sha256 == second.card.sha256
+    assert (first.card.mean, second.card.mean) == ((0.9,), DIGITS.mean)
+    assert first.card.accuracy != second.card.accuracy
+    # The dataset's own normalization changes no identity: earlier specs and records keep their hashes.
+    assert first.identity != second.identity == third.identity == second.card.sha256
+    assert second.folder == third.folder != first.folder
+    assert checked == [first.identity, second.identity, third.identity]
+    for teacher in (first, second):
+        found = store.obtain(TeacherRef(sha256=teacher.identity), "resnet8", "digits")
+        assert (found.card, found.folder, found.identity) == (teacher.card, teacher.folder, teacher.identity)
+        assert store.has(TeacherRef(sha256=teacher.identity), "resnet8", "digits")
+
+
+def test_a_folder_of_an_earlier_version_with_the_odd_teacher_does_not_speak_for_the_usual_one(tmp_path):
+    store = store_in(tmp_path / "teachers")
+    odd = store.import_file(timm_folder(tmp_path / "odd", mean=[0.9], std=[0.1]), "resnet8", "digits")
+    # Its name had the weights' hash alone.
+    odd.folder.rename(store.path / f"digits-resnet8-{odd.card.sha256[:16]}")
+    usual = store.import_file(teacher_file(), "resnet8", "digits")
+    assert usual.card.mean == DIGITS.mean
+    assert usual.identity == usual.card.sha256
+    assert store.import_file(teacher_file(), "resnet8", "digits").folder == usual.folder
+    assert store.obtain(TeacherRef(sha256=odd.identity), "resnet8", "digits").card == odd.card
+
+
+def test_a_hash_does_not_stand_for_another_network_or_dataset(store):
+    _, card = only(store)
+    for model, dataset in (("resnet20", "digits"), ("resnet8", "cifar10")):
+        assert not store.has(TeacherRef(sha256=card.sha256), model, dataset)
+        with pytest.raises(DfkdError, match="^no teacher with weights"):
+            store.obtain(TeacherRef(sha256=card.sha256), model, dataset)
+
+
+def test_datasets_that_a_folders_name_spells_alike_have_teachers_of_their_own(store, monkeypatch):
+    folder, card = only(store)
+    same = card.model_copy(update={"dataset": "dig its"})
+    monkeypatch.setattr("dfkd_bench.teachers.store._slug", lambda *parts: folder.name)
+    assert store._folder("resnet8", "digits", RECIPE) == folder
+    assert store._folder("resnet8", "dig its", RECIPE) != folder
+    (folder / "card.json").write_text(same.model_dump_json(), encoding="utf-8")
+    assert store._folder("resnet8", "dig its", RECIPE) == folder
 
 
 @pytest.mark.parametrize(
