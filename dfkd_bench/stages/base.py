@@ -244,7 +244,8 @@ def check_class(stage: type[Any]) -> None:
     """Check a stage class against the contract.
 
     Raises:
-        DfkdError: its options are not those that it names, do not refuse unknown names or lack a description; or `prior` or `requires` is unknown.
+        DfkdError: its options are not those that it names, do not refuse unknown names or lack a
+            description; or `prior` or `requires` is unknown.
     """
     written = [base for each in stage.__mro__ for base in vars(each).get("__orig_bases__", ())]
     declared = [argument for base in written for argument in get_args(base)]
