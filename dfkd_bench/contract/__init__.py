@@ -24,7 +24,7 @@ from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind, default_
 from dfkd_bench.method import Method, StageChoice
 from dfkd_bench.models.build import build_model, check_model
 from dfkd_bench.spec import Pair
-from dfkd_bench.stages.base import BASES, Stage, check_class
+from dfkd_bench.stages.base import BASES, Stage, check_class, check_methods
 from dfkd_bench.stages.options import StageOptions, validated
 
 __all__ = ["Finding", "PrecisionName", "Verdict", "World", "assert_contract", "check_name", "check_stage", "checks_of"]
@@ -62,6 +62,7 @@ def check_stage(
     if not issubclass(stage, tuple(BASES.values())):
         raise DfkdError(f"{stage.__name__} is no Synthesizer, Augmenter, Filter or Distiller")
     check_class(stage)
+    check_methods(stage)
     name = name or stage.__name__
     given = [
         *(_defaults(stage) if defaults else ()),

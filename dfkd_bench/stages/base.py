@@ -36,6 +36,7 @@ __all__ = [
     "StageContext",
     "Synthesizer",
     "check_class",
+    "check_methods",
 ]
 
 
@@ -243,10 +244,9 @@ def check_class(stage: type[Any]) -> None:
     """Check a stage class against the contract.
 
     Raises:
-        DfkdError: a method of its kind is missing; its options are not those that it names, do not refuse unknown names
-            or lack a description; or `prior` or `requires` is unknown.
+        DfkdError: its options are not those that it names, do not refuse unknown names or lack a
+            description; or `prior` or `requires` is unknown.
     """
-    _check_methods(stage)
     written = [base for each in stage.__mro__ for base in vars(each).get("__orig_bases__", ())]
     declared = [argument for base in written for argument in get_args(base)]
     named = next((each for each in declared if isinstance(each, type) and issubclass(each, StageOptions)), StageOptions)
@@ -268,7 +268,12 @@ def check_class(stage: type[Any]) -> None:
         raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(NEEDS)}")
 
 
-def _check_methods(stage: type[Any]) -> None:
+def check_methods(stage: type[Any]) -> None:
+    """Check that a stage class has the methods that a run calls.
+
+    Raises:
+        DfkdError: it lacks one; the sentence has what may be meant to be it.
+    """
     for base, names in _METHODS.items():
         wanted = (*names, "sample") if getattr(stage, "stream", False) else names
         for name in wanted if issubclass(stage, base) else ():
