@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -15,7 +19,7 @@ from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
 from dfkd_bench.stages.network import Precision
 
-__all__ = ["DeviceName", "Execution", "PrecisionName", "describe", "execution"]
+__all__ = ["DeviceName", "Execution", "PrecisionName", "arithmetic", "describe", "execution"]
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
@@ -32,12 +36,14 @@ class Execution:
         precision: `torch.bfloat16` (autocast; losses and statistics stay float32) or `torch.float32`.
         data_root: local datasets, or None for the hub's.
         asked: device and precision before `auto` was settled for this machine.
+        deterministic: ask for kernels that answer the same each time, where PyTorch has them (CUDA alone).
     """
 
     device: torch.device
     precision: Precision
     data_root: Path | None = None
     asked: tuple[DeviceName, PrecisionName] = ("auto", "auto")
+    deterministic: bool = False
 
 
 def execution(
@@ -46,25 +52,35 @@ def execution(
     data_root: Path | None = None,
     *,
     here: bool = True,
+    deterministic: bool = False,
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
 
     With `here` false the runs go on on other machines, and this one need not have what is asked for.
 
     Raises:
-        DfkdError: `cuda` is asked for and there is none.
+        DfkdError: the device or precision is unknown, or `cuda` is asked for and there is none.
     """
+    if device not in get_args(DeviceName):
+        raise DfkdError(
+            f"'{device}' is no device: choose auto, cpu or cuda. Which of several GPUs it is CUDA_VISIBLE_DEVICES "
+            "says, and Apple's are not supported"
+        )
+    if precision not in get_args(PrecisionName):
+        raise DfkdError(f"'{precision}' is no precision: choose auto, fp32 or bf16")
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and here and not has_gpu:
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
     found = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
-    return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root, (device, precision))
+    return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root, (device, precision), deterministic)
 
 
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # From Ampere on.
+        told = _told_of_gpu()
+        return told[1] >= 8 if told else bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions a CPU emulates bf16, more slowly than it computes float32.
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities == "AVX512" and bool(
@@ -72,18 +88,74 @@ def _computes_bf16(device: torch.device) -> bool:
     )
 
 
-def describe(execution: Execution, registry: Registry) -> Environment:
-    """The hardware and versions, for a record."""
+def _told_of_gpu() -> tuple[str, float] | None:
+    """Name and compute capability of the GPU in use by the driver's own tool; None if it does not say.
+
+    PyTorch would open the device to tell, and keep some hundred megabytes of it: a grid's parent has no use for it.
+    """
+    which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    command = ["nvidia-smi", "-i", which, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        name, _, capability = done.stdout.strip().rpartition(",")
+        return name.strip(), float(capability)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+@contextmanager
+def arithmetic(execution: Execution) -> Iterator[None]:
+    """How a run computes on CUDA: in float32 that is no TF32, deterministic if that is asked for. Nothing on a CPU.
+
+    cuDNN would take TF32, with ten bits of mantissa, for a float32 convolution. Deterministic kernels are asked for,
+    not enforced: an operation that has none (the gradient of `grid_sample` is one) warns once and varies.
+    """
+    if execution.device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    if execution.deterministic:
+        # Read when cuBLAS begins; without it, it picks its work space anew for each stream.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic = before
+        if execution.deterministic:
+            torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+
+
+def describe(execution: Execution, registry: Registry, *, computing: bool = True) -> Environment:
+    """The hardware and versions, for a record. With `computing` false a GPU is asked for its name and not opened."""
     cuda = execution.device.type == "cuda"
     return Environment(
         device=execution.device.type,
-        hardware=torch.cuda.get_device_name(execution.device) if cuda else _processor(),
+        hardware=_gpu(execution.device, computing) if cuda else _processor(),
         precision="bf16" if execution.precision == torch.bfloat16 else "fp32",
         threads=torch.get_num_threads(),
         platform=_platform(),
         versions={"python": platform.python_version(), **_versions()},
         plugins=registry.versions(),
+        tf32=False if cuda else None,
+        deterministic=execution.deterministic if cuda else None,
+        notes=_notes(execution) if cuda else (),
     )
+
+
+def _gpu(device: torch.device, computing: bool) -> str:
+    told = None if computing else _told_of_gpu()
+    return told[0] if told else torch.cuda.get_device_name(device)
+
+
+def _notes(execution: Execution) -> tuple[str, ...]:
+    if execution.asked[1] == "auto" and execution.precision == torch.float32:
+        return ("this GPU does not compute in bf16: float32 in its place",)
+    return ()
 
 
 def _platform() -> str:

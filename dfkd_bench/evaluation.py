@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfkd_bench.datasets.split import Split
 from dfkd_bench.datasets.stored import StoredSplit
+from dfkd_bench.environment import Execution, arithmetic
 from dfkd_bench.stages.network import Network, frozen
 
 __all__ = ["Evaluator", "Measurement", "predict"]
@@ -29,11 +30,12 @@ class Measurement:
 def predict(network: Network, images: Tensor, device: torch.device, guesses: int = 1) -> Tensor:
     """The `guesses` likeliest classes, int64 [N, guesses], of bytes [N, C, H, W]; the network in evaluation mode.
 
-    Always in float32, whatever the run computes in: what is reported does not depend on the training's precision.
+    Always in float32, not in TF32, whatever the run computes in: what is reported does not depend on the training's
+    precision.
     """
     precision, network.precision = network.precision, torch.float32
     try:
-        with frozen(network):
+        with frozen(network), arithmetic(Execution(device, torch.float32)):
             batches = images.split(_BATCH)
             parts = [network(batch.to(device).float() / 255).topk(guesses, dim=1).indices.cpu() for batch in batches]
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import tempfile
@@ -13,12 +14,18 @@ import platformdirs
 
 from dfkd_bench.errors import DfkdError
 
-__all__ = ["cache_folder", "listed", "remove_leftovers", "replacing", "writable_folder"]
+__all__ = ["cache_folder", "file_hash", "listed", "remove_leftovers", "replacing", "writable_folder"]
 
 
 def cache_folder(*parts: str) -> Path:
     """A folder in the user's cache (`$XDG_CACHE_HOME/dfkd-bench/...`); not made here."""
     return Path(platformdirs.user_cache_dir("dfkd-bench"), *parts)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

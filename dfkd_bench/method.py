@@ -139,9 +139,9 @@ class Preset(BaseModel):
 class Method(BaseModel):
     """A named recipe.
 
-    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite. A leaderboard ranks the kind `method` alone
-    and sets null baselines and references apart. `schedule` holds fields of `Schedule`; what neither it nor the preset
-    gives has the default there.
+    `paper` is an arXiv identifier, `bibtex` the entry of the paper to cite, `note` what a user should know of its
+    source. A leaderboard ranks the kind `method` alone and sets null baselines and references apart. `schedule` holds
+    fields of `Schedule`; what neither it nor the preset gives has the default there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,6 +157,7 @@ class Method(BaseModel):
     distiller: StageChoice = StageChoice(name="kd")
     schedule: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[Preset, ...] = ()
+    note: str | None = None
 
     def preset_names(self) -> list[str]:
         """Names of its presets, in order."""

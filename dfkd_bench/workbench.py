@@ -38,6 +38,7 @@ class Workbench:
         precision: PrecisionName = "auto",
         registry: Registry | None = None,
         here: bool = True,
+        deterministic: bool = False,
     ) -> Workbench:
         """With the defaults of the command line; `here` is false where an engine does the runs on other machines.
 
@@ -45,7 +46,8 @@ class Workbench:
             DfkdError: the device is not there.
         """
         registry = registry or default_registry()
-        settled = execution(device, precision, None if data_root is None else Path(data_root), here=here)
+        root = None if data_root is None else Path(data_root)
+        settled = execution(device, precision, root, here=here, deterministic=deterministic)
         store = TeacherStore(cache_folder("teachers") if teachers is None else Path(teachers), registry, settled)
         return cls(registry, settled, store, Results(Path(results)))
 

@@ -19,16 +19,17 @@ Layers = Iterable[tuple[nn.BatchNorm2d, Tensor]]
 _SUMMED_AT_ONCE = 2**14
 
 
-class _Statistics(torch.autograd.Function):
-    """Mean and biased variance of each channel by BatchNorm kernels: two passes over the input, and one back.
+class _OneLayers(torch.autograd.Function):
+    """Mean and biased variance of an input's channels by BatchNorm kernels: two passes over the input, and one back.
 
-    Nothing but the input, which the layer itself keeps, is saved for the way back.
+    Nothing but the input, which the layer itself keeps, is saved for the way back. What comes back is to be divided by
+    the number of values already: `_Divided` does that, for all layers at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, inputs: Tensor, unused: Tensor, ones: Tensor) -> tuple[Tensor, Tensor]:
         at_once = max(1, _SUMMED_AT_ONCE // inputs[0, 0].numel()) if inputs.device.type == "cpu" else len(inputs)
-        parts = [_part(images) for images in inputs.split(at_once)]
+        parts = [torch.batch_norm_update_stats(images, unused[0], unused[1], 0.0) for images in inputs.split(at_once)]
         mean, variance = parts[0]
         if len(parts) > 1:
             means, variances = (torch.stack(each) for each in zip(*parts, strict=True))
@@ -37,53 +38,110 @@ class _Statistics(torch.autograd.Function):
             mean = (weights * means).sum(dim=0)
             variance = (weights * (variances + (means - mean).square())).sum(dim=0)
         ctx.save_for_backward(inputs, mean)
+        ctx.ones = ones
         return mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
+    def backward(ctx: Any, bias: Tensor, weight: Tensor) -> tuple[Tensor, None, None]:
         inputs, mean = ctx.saved_tensors
-        count = inputs.numel() // len(mean)
-        # to_mean / count + to_variance 2 (x - mean) / count: what a BatchNorm in evaluation mode does to x.
-        weight, bias = to_variance * (2 / count), to_mean / count
-        slope: Tensor = torch.native_batch_norm(inputs, weight, bias, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
-        return slope
+        # bias + weight (x - mean): what a BatchNorm in evaluation mode does to x.
+        slope: Tensor = torch.native_batch_norm(inputs, weight, bias, mean, ctx.ones, False, 0.0, 0.0)[0]
+        return slope, None, None
 
 
-def _part(images: Tensor) -> tuple[Tensor, Tensor]:
-    # The kernel answers in the precision of the running statistics that it is given, in half precision if it has none.
-    dtype = torch.promote_types(images.dtype, torch.float32)
-    unused = torch.zeros(2, images.shape[1], dtype=dtype, device=images.device)
-    mean, variance = torch.batch_norm_update_stats(images, unused[0], unused[1], 0.0)
+class _Divided(torch.autograd.Function):
+    """Means and variances as they are; on the way back, slopes by the values that each is made of."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, mean: Tensor, variance: Tensor, channels: list[int], counts: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        ctx.channels, ctx.counts = channels, counts
+        return mean.view_as(mean), variance.view_as(variance)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        # d mean / dx = 1 / count, d variance / dx = 2 (x - mean) / count.
+        biases = torch._foreach_div(to_mean.split(ctx.channels), [float(count) for count in ctx.counts])
+        weights = torch._foreach_mul(to_variance.split(ctx.channels), [2 / count for count in ctx.counts])
+        return torch.cat(biases), torch.cat(weights), None, None
+
+
+def _statistics(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of inputs [N, C, H, W] over N, H and W, in float32 (of float64 in float64).
+
+    Both [sum of C], the channels of one input after those of the other: what is done channel by channel is done for all
+    inputs at once, since on a GPU a hundred small kernels take longer than the passes over the inputs.
+    """
+    channels = [each.shape[1] for each in inputs]
+    # The kernel answers in the precision of the running statistics that it is given, and writes to them.
+    dtype = torch.promote_types(inputs[0].dtype, torch.float32)
+    unused, ones = (make(2, max(channels), dtype=dtype) for make in (inputs[0].new_zeros, inputs[0].new_ones))
+    pairs = [
+        _OneLayers.apply(each, unused[:, :count], ones[0, :count]) for each, count in zip(inputs, channels, strict=True)
+    ]
+    means, variances = zip(*pairs, strict=True)
+    counts = [each.numel() // each.shape[1] for each in inputs]
+    mean, variance = _Divided.apply(torch.cat(means), torch.cat(variances), channels, counts)
     return mean, variance
 
 
-def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C] of [N, C, H, W] over N, H and W, in float32 (of float64 in float64)."""
-    mean, variance = _Statistics.apply(inputs)
-    return mean, variance
+class _Norms(torch.autograd.Function):
+    """L2 norms [L] of the L parts of a vector; by hand, because autograd goes back part by part."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, sizes: list[int]) -> Tensor:
+        norms = torch.stack(torch._foreach_norm(vector.split(sizes)))
+        ctx.save_for_backward(vector, norms)
+        ctx.sizes = sizes
+        return norms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        vector, norms = ctx.saved_tensors
+        spread = _spread(norms, ctx.sizes)
+        # A norm of zero has no slope.
+        return (vector / spread).masked_fill(spread == 0, 0) * _spread(slope, ctx.sizes), None
 
 
-def _distance(layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> Tensor:
-    if layer.running_mean is None or layer.running_var is None:
+def _spread(values: Tensor, sizes: list[int]) -> Tensor:
+    """Each value as often as its size says."""
+    return torch.cat([each.expand(size) for each, size in zip(values.unbind(), sizes, strict=True)])
+
+
+def _kept(layers: list[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
+    """Running means and variances, one layer's after the other's."""
+    means = [layer.running_mean for layer in layers if layer.running_mean is not None]
+    variances = [layer.running_var for layer in layers if layer.running_var is not None]
+    if not len(means) == len(variances) == len(layers):
         raise ValueError("a BatchNorm layer without running statistics has nothing to match")
-    distance: Tensor = (layer.running_var - variance).norm() + (layer.running_mean - mean).norm()
-    return distance
+    return torch.cat(means), torch.cat(variances)
 
 
-def bn_distances(layers: Layers) -> list[Tensor]:
-    """Per layer, ||v - v^||_2 + ||m - m^||_2 (DeepInversion, arXiv 1912.08795, with plain norms).
+def _distances(layers: list[nn.BatchNorm2d], mean: Tensor, variance: Tensor) -> Tensor:
+    kept_mean, kept_variance = _kept(layers)
+    sizes = [layer.num_features for layer in layers]
+    distances: Tensor = _Norms.apply(kept_variance - variance, sizes) + _Norms.apply(kept_mean - mean, sizes)
+    return distances
+
+
+def bn_distances(layers: Layers) -> Tensor:
+    """[L]: per layer, ||v - v^||_2 + ||m - m^||_2 (DeepInversion, arXiv 1912.08795, with plain norms).
 
     m, v are the layer's running mean and variance; m^, v^ are the mean and the *biased* variance of its input
     [N, C, H, W] over N, H and W, in float32. The norms are not squared.
     """
-    return [_distance(layer, *_statistics(inputs)) for layer, inputs in layers]
+    norms, inputs = zip(*layers, strict=True)
+    return _distances(list(norms), *_statistics(*inputs))
 
 
 def bn_loss(layers: Layers, first_weight: float = 1.0) -> Tensor:
     """L_bn: the unweighted sum of `bn_distances`, except that the first layer counts `first_weight` times."""
     distances = bn_distances(layers)
-    return torch.stack(distances).sum() + (first_weight - 1.0) * distances[0]
+    return distances.sum() if first_weight == 1 else distances.sum() + (first_weight - 1.0) * distances[0]
 
 
 class BnAverage:
@@ -99,36 +157,36 @@ class BnAverage:
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
-        self._average: list[tuple[Tensor, Tensor]] = []
-        self._last: list[tuple[Tensor, Tensor]] = []
+        # Of all layers, one's channels after the other's.
+        self._average: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def loss(self, layers: Layers) -> Tensor:
         """The loss of one forward pass."""
-        rho, distances, seen = self.momentum, [], []
-        for index, (layer, inputs) in enumerate(layers):
-            mean, variance = _statistics(inputs)
-            seen.append((mean.detach(), variance.detach()))
-            if self._average:
-                old_mean, old_variance = self._average[index]
-                mean, variance = (1 - rho) * mean + rho * old_mean, (1 - rho) * variance + rho * old_variance
-            distances.append(_distance(layer, mean, variance))
-        self._last = seen
-        return torch.stack(distances).sum()
+        rho = self.momentum
+        norms, inputs = zip(*layers, strict=True)
+        mean, variance = _statistics(*inputs)
+        self._last = (mean.detach(), variance.detach())
+        if self._average is not None:
+            old_mean, old_variance = self._average
+            mean, variance = (1 - rho) * mean + rho * old_mean, (1 - rho) * variance + rho * old_variance
+        return _distances(list(norms), mean, variance).sum()
 
     def update(self) -> None:
         """A round has ended."""
         rho = self.momentum
-        if not self._average:
+        if self._average is None or self._last is None:
             self._average = self._last
         else:
-            pairs = zip(self._average, self._last, strict=True)
-            self._average = [(rho * m + (1 - rho) * nm, rho * v + (1 - rho) * nv) for (m, v), (nm, nv) in pairs]
+            mean, variance = (rho * old + (1 - rho) * new for old, new in zip(self._average, self._last, strict=True))
+            self._average = mean, variance
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
-        return {"means": [m for m, _ in self._average], "variances": [v for _, v in self._average]}
+        means, variances = self._average or (None, None)
+        return {"means": means, "variances": variances}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on from `state`."""
-        pairs = zip(state["means"], state["variances"], strict=True)
-        self._average = [(mean.to(device), variance.to(device)) for mean, variance in pairs]
+        known = state["means"] is not None
+        self._average = (state["means"].to(device), state["variances"].to(device)) if known else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from dfkd_bench.card import TrainTransform
@@ -34,13 +36,36 @@ def crop_and_flip(images: Tensor, transform: TrainTransform, generator: torch.Ge
     return _gather(images, rows, columns)
 
 
+class _Picked(torch.autograd.Function):
+    """`values.gather(2, index)` where no index comes twice: the way back writes each gradient to its place.
+
+    Autograd's would add to it, on a GPU atomically, in an order that changes from one time to the next.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = values.shape
+        return values.gather(2, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return slope.new_zeros(ctx.shape).scatter_(2, index, slope), None
+
+
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Of each image the pixels at its rows [N, H'] and columns [N, W']; one row of either stands for all images."""
+    """Of each image the pixels at its rows [N, H'] and columns [N, W']; one row of either stands for all images.
+
+    No row and no column of an image may come twice.
+    """
     count, channels, _, width = images.shape
     places = rows[:, :, None] * width + columns[:, None, :]
     # Several times as fast on a CPU, there and back, as indexing with tensors.
     index = places.flatten(1)[:, None].expand(count, channels, -1)
-    return images.flatten(2).gather(2, index).view(count, channels, rows.shape[1], columns.shape[1])
+    picked: Tensor = _Picked.apply(images.flatten(2), index)
+    return picked.view(count, channels, rows.shape[1], columns.shape[1])
 
 
 def jitter_and_flip(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,23 @@ from typing import Annotated
 
 import typer
 
-from dfkd_bench.cli import check, claims, grid, leaderboard, listings, run, show, status, teacher, upgrade
+from dfkd_bench.cli import (
+    check,
+    claims,
+    grid,
+    kept,
+    leaderboard,
+    listings,
+    merge,
+    new,
+    publish,
+    run,
+    show,
+    status,
+    teacher,
+    upgrade,
+    verify,
+)
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -25,12 +41,18 @@ app.add_typer(grid.app, name="grid", rich_help_panel=_RUN, epilog=grid.EXAMPLES)
 app.add_typer(teacher.app, name="teacher", rich_help_panel=_RUN, epilog=teacher.EXAMPLES)
 app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.status)
 app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
+app.command("measure", rich_help_panel=_RESULTS, epilog=kept.MEASURE_EXAMPLES)(kept.measure)
+app.command("export", rich_help_panel=_RESULTS, epilog=kept.EXPORT_EXAMPLES)(kept.export)
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
+app.command("verify", rich_help_panel=_RESULTS, epilog=verify.EXAMPLES)(verify.verify)
+app.command("merge", rich_help_panel=_RESULTS, epilog=merge.EXAMPLES)(merge.merge)
+app.command("publish", rich_help_panel=_RESULTS, epilog=publish.EXAMPLES)(publish.publish)
 app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
 app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
 app.command("claims", rich_help_panel=_LOOK_UP, epilog=claims.EXAMPLES)(claims.claims)
 app.command("models", rich_help_panel=_LOOK_UP)(listings.models)
 app.command("datasets", rich_help_panel=_LOOK_UP)(listings.datasets)
+app.command("new", rich_help_panel=_WRITE, epilog=new.EXAMPLES)(new.new)
 app.command("plugins", rich_help_panel=_WRITE)(listings.plugins)
 app.command("check", rich_help_panel=_WRITE, epilog=check.EXAMPLES)(check.check)
 

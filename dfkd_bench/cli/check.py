@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
 
 _COLORS = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
 
-EXAMPLES = examples("dfkd-bench check cmi", "dfkd-bench check noise --set synthesizer.batch_size=4")
+EXAMPLES = examples(
+    "dfkd-bench check cmi",
+    "dfkd-bench check noise --set synthesizer.batch_size=4",
+    "dfkd-bench check kd --pair resnet8:resnet8 --precision bf16",
+)
+
+
+class Precision(StrEnum):
+    """Of the networks."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 def check(
@@ -24,6 +36,14 @@ def check(
             "--set", metavar="STAGE.OPTION=VALUE", help="Try a stage with this option, such as augmenter.model=FOLDER."
         ),
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEACHER:STUDENT",
+            help="Make the checks that depend on the networks on these, with fresh weights; default: two tiny ones.",
+        ),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the networks.")] = Precision.fp32,
 ) -> None:
     """Check stages against the contract on tiny networks: pass, fail or skipped, with the reason.
 
@@ -42,7 +62,7 @@ def check(
         options.setdefault(override.part, {})[override.option] = override.value
     found: list[Finding] = []
     for name in names:
-        for finding in check_name(name, options=options):
+        for finding in check_name(name, options=options, precision=precision.value, pair=pair):
             _print(finding, found[-1] if found else None)
             found.append(finding)
     counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in _COLORS}
@@ -61,4 +81,6 @@ def _print(finding: Finding, before: Finding | None) -> None:
     line = Text.assemble("  ", (f"{finding.verdict:8}", _COLORS[finding.verdict]), f"{finding.check}")
     if finding.reason:
         line.append(f": {finding.reason}")
+    if finding.where:
+        line.append(f"\n           at {finding.where}", style="dim")
     console.print(line)

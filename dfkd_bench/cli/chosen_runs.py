@@ -80,6 +80,6 @@ def left(bench: Workbench, todo: Sequence[RunSpec]) -> str:
     from dfkd_bench.environment import describe
     from dfkd_bench.results.estimate import estimate
 
-    here = describe(bench.execution, bench.registry)
+    here = describe(bench.execution, bench.registry, computing=False)
     known = bench.results.records(lambda error: None)
     return "left: " + estimate(todo, known, here.hardware, here.precision).sentence()

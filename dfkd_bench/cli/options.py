@@ -19,6 +19,7 @@ __all__ = [
     "CpusPerRun",
     "DataRoot",
     "Dataset",
+    "Deterministic",
     "Device",
     "DeviceChoice",
     "Engine",
@@ -102,6 +103,13 @@ Dataset = Annotated[str, typer.Option(help="A dataset of `dfkd-bench datasets`, 
 Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a GPU if there is one.")]
 Precision = Annotated[
     PrecisionChoice, typer.Option(help="auto takes bf16 where the processor computes with it. Losses stay float32.")
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="On a GPU, ask for deterministic kernels where there are some; slower, and some results still vary.",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,

@@ -14,6 +14,7 @@ from dfkd_bench.cli.options import (
     CheckpointSeconds,
     CpusPerRun,
     DataRoot,
+    Deterministic,
     Device,
     DeviceChoice,
     Engine,
@@ -52,6 +53,10 @@ def run(
         list[str] | None, typer.Option(help="TEACHER:STUDENT, networks of `dfkd-bench models`. May be repeated.")
     ] = None,
     grid: Annotated[Path | None, typer.Option(help="A grid file (TOML) that lists the runs.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="A grid file that comes with a plugin: threshold, variations, strength, augmenters, ..."),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(metavar="HASH", help="Run only the run with this hash. May be repeated.")
     ] = None,
@@ -87,6 +92,7 @@ def run(
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
+    deterministic: Deterministic = False,
     retry: Retry = None,
     rerun: Rerun = None,
     engine: Engine = EngineChoice.local,
@@ -95,6 +101,13 @@ def run(
     gpus_per_run: GpusPerRun = None,
     cpus_per_run: CpusPerRun = 1,
     checkpoint_seconds: CheckpointSeconds = 60,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="Also write events into each run's folder: tensorboard, jsonl. May be repeated."),
+    ] = None,
+    keep_bank: Annotated[
+        bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
@@ -129,12 +142,16 @@ def run(
             device=device.value,
             precision=precision.value,
             here=engine is not EngineChoice.ray,
+            deterministic=deterministic,
         )
+        grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
         states, stale = _states(bench, runs, Again(failed=retry is not None, stale=rerun is not None))
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
+    if keep_bank:
+        _say_what_is_not_kept(bench, [spec for spec in specs if states[spec.hash] == "done"])
     if stale:
         typer.echo(_stale_sentence(stale))
     if dry_run:
@@ -142,15 +159,23 @@ def run(
             typer.echo(left(bench, todo))
         return
     from dfkd_bench.cli import display
-    from dfkd_bench.cli.tables import print_comparison, report_damage  # slow to import, and not needed before
+    from dfkd_bench.cli.tables import (  # slow to import, and not needed before
+        print_comparison,
+        report_damage,
+        report_tracker,
+    )
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
+    from dfkd_bench.hooks.trackers import tracking
     from dfkd_bench.leaderboard.update import update_leaderboard
     from dfkd_bench.planning.installed import Installed
 
     bench.results.require_writable()
     try:
-        with display.shown(bench.registry):
+        with (
+            tracking(bench.registry, tracker or [], bench.results.path, report_tracker),
+            display.shown(bench.registry),
+        ):
             done = run_grid(
                 specs,
                 bench,
@@ -158,6 +183,7 @@ def run(
                 options=EngineOptions(jobs, address, gpus_per_run, cpus_per_run),
                 checkpoint_seconds=checkpoint_seconds,
                 retry=retry is not None,
+                keep_bank=keep_bank,
                 rerun_stale=rerun is not None,
             )
     except KeyboardInterrupt:
@@ -175,6 +201,26 @@ def run(
     for sentence in _doubtful_teachers(bench, records):
         typer.echo(f"dfkd-bench: {sentence}", err=True)
     _end(done)
+
+
+def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
+    """The grid file that is meant."""
+    from dfkd_bench.errors import DfkdError, unknown_name
+
+    if study is None:
+        return grid
+    if grid is not None:
+        raise DfkdError("--study is a grid file that comes with a plugin: leave out --grid, or --study")
+    known = bench.registry.studies()
+    if study not in known:
+        raise unknown_name("study", study, known)
+    return known[study]
+
+
+def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
+    lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
+    if lacking:
+        typer.echo(f"{lacking} runs are done already and kept no images: another --results runs them anew")
 
 
 def _states(bench: Workbench, runs: list[Planned], again: Again) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
@@ -207,7 +253,7 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
 
     if engine is EngineChoice.ray:
         return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
-    where = describe(bench.execution, bench.registry)
+    where = describe(bench.execution, bench.registry, computing=False)
     return f"{where.device} ({where.hardware}), {where.precision}"
 
 

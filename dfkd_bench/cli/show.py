@@ -46,6 +46,8 @@ def show(
         for name in presets
     }
     out.print(f"[bold]{recipe.name}[/bold]: {recipe.summary}" + (f" (arXiv {recipe.paper})" if recipe.paper else ""))
+    if recipe.note is not None:
+        out.print(recipe.note)
     for kind in STAGE_KINDS:
         for name, shared in _by_stage(specs, kind).items():
             stage = registry.load(kind, name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dfkd_bench.leaderboard.model import Cell, Table
     from dfkd_bench.results.records import Record
 
-__all__ = ["console", "print_comparison", "print_table", "report_damage"]
+__all__ = ["console", "print_comparison", "print_table", "report_damage", "report_tracker"]
 
 
 def console() -> Console:
@@ -30,6 +30,13 @@ def report_damage(error: DfkdError) -> None:
     from dfkd_bench.leaderboard.text import plain
 
     print(f"dfkd-bench: left out: {plain(str(error))}", file=sys.stderr)
+
+
+def report_tracker(sentence: str) -> None:
+    """Report a tracker that stopped."""
+    from dfkd_bench.leaderboard.text import plain
+
+    print(f"dfkd-bench: {plain(sentence)}", file=sys.stderr)
 
 
 def print_comparison(records: Sequence[Record], known: Known) -> None:

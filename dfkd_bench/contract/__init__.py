@@ -11,23 +11,36 @@ For a plugin's author: `dfkd-bench check NAME`, or in a test
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 
-from dfkd_bench.contract.alternatives import shrunk
-from dfkd_bench.contract.checks import CHECKS, Finding, Subject, Verdict, check_subject
+from dfkd_bench.contract.checks import check_subject, checks_of
+from dfkd_bench.contract.subject import Finding, Subject, Verdict
+from dfkd_bench.contract.world import Build, World
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind, default_registry
 from dfkd_bench.method import Method, StageChoice
+from dfkd_bench.models.build import build_model, check_model
+from dfkd_bench.spec import Pair
 from dfkd_bench.stages.base import BASES, Stage, check_class
 from dfkd_bench.stages.options import StageOptions, validated
 
-__all__ = ["CHECKS", "Finding", "Verdict", "assert_contract", "check_name", "check_stage"]
+__all__ = ["Finding", "PrecisionName", "Verdict", "World", "assert_contract", "check_name", "check_stage", "checks_of"]
+
+PrecisionName = Literal["fp32", "bf16"]
 
 
 def check_stage(
-    stage: type[Stage[Any]], *settings: Mapping[str, Any], name: str | None = None, defaults: bool = True
+    stage: type[Stage[Any]],
+    *settings: Mapping[str, Any],
+    name: str | None = None,
+    defaults: bool = True,
+    precision: PrecisionName = "fp32",
+    pair: str | None = None,
+    behavior: bool = True,
+    registry: Registry | None = None,
 ) -> Iterator[Finding]:
     """Check a stage class against the contract.
 
@@ -37,22 +50,38 @@ def check_stage(
             are cut by their names (`steps`, `batch_size`, ...) to what takes moments.
         name: what the findings call it.
         defaults: try it with its defaults too.
+        precision: of the networks.
+        pair: networks of your own, TEACHER:STUDENT by name, with fresh weights; None: two tiny ones. Only the checks
+            that depend on the networks are made on a pair.
+        behavior: make the checks of behavior, too: does the student learn, do weights pull the right way.
+        registry: where the pair's networks come from; by default all that is installed.
 
     Raises:
-        DfkdError: it is no stage, its options are none, or there are no settings to try.
+        DfkdError: it is no stage, its options are none, there are no settings to try, or there is no such network.
     """
     if not issubclass(stage, tuple(BASES.values())):
         raise DfkdError(f"{stage.__name__} is no Synthesizer, Augmenter, Filter or Distiller")
     check_class(stage)
     name = name or stage.__name__
-    tried = [
+    given = [
         *(_defaults(stage) if defaults else ()),
         *(validated(stage.Options, values, f"stage '{name}'", "option") for values in settings),
     ]
-    small = tuple(dict.fromkeys(shrunk(options) for options in tried))
-    if not small:
+    if not given:
         raise DfkdError(f"'{name}' cannot be tried with its defaults: give options that it takes")
-    return check_subject(Subject(name, stage, small))
+    bodies = None if pair is None else _bodies(pair, registry or default_registry())
+    half = torch.bfloat16 if precision == "bf16" else torch.float32
+    return check_subject(Subject(name, stage, tuple(given), half, bodies, behavior))
+
+
+def _bodies(pair: str, registry: Registry) -> tuple[Build, Build]:
+    parsed = Pair.parse(pair)
+    for name in (parsed.teacher, parsed.student):
+        check_model(name, registry)
+    return (
+        lambda card: build_model(parsed.teacher, card, registry),
+        lambda card: build_model(parsed.student, card, registry),
+    )
 
 
 def _defaults(stage: type[Stage[Any]]) -> list[StageOptions]:
@@ -62,14 +91,26 @@ def _defaults(stage: type[Stage[Any]]) -> list[StageOptions]:
         return []  # it has options without a default, or needs at least one of several
 
 
-def assert_contract(stage: type[Stage[Any]], *settings: Mapping[str, Any]) -> None:
+def assert_contract(
+    stage: type[Stage[Any]],
+    *settings: Mapping[str, Any],
+    precision: PrecisionName = "fp32",
+    pair: str | None = None,
+) -> None:
     """For tests: `check_stage`, and an AssertionError that lists what failed."""
-    failed = [finding for finding in check_stage(stage, *settings) if finding.verdict == "fail"]
+    findings = check_stage(stage, *settings, precision=precision, pair=pair)
+    failed = [finding for finding in findings if finding.verdict == "fail"]
     assert not failed, "\n".join(map(str, failed))
 
 
 def check_name(
-    name: str, registry: Registry | None = None, options: Mapping[str, Mapping[str, Any]] | None = None
+    name: str,
+    registry: Registry | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    precision: PrecisionName = "fp32",
+    pair: str | None = None,
+    behavior: bool = True,
 ) -> Iterator[Finding]:
     """Everything registered under a name: a stage of any kind with the settings of all recipes, a method's stages.
 
@@ -77,9 +118,12 @@ def check_name(
         name: of a method or a stage.
         registry: by default all that is installed.
         options: laid over every setting of a kind of stage; `{"synthesizer": {"steps": 5}}`.
+        precision: of the networks.
+        pair: networks of your own, as for `check_stage`.
+        behavior: make the checks of behavior, too.
 
     Raises:
-        DfkdError: there is no such name, no such stage to set, or an option is refused.
+        DfkdError: there is no such name, no such stage to set, no such network, or an option is refused.
     """
     registry = registry or default_registry()
     kinds = [kind for kind in STAGE_KINDS if name in registry.provided(kind)]
@@ -95,11 +139,16 @@ def check_name(
     for kind in options or {}:
         if kind not in there:
             raise unknown_name("stage in --set", kind, there)
-    return _check_all(list(dict.fromkeys(todo)), registry, options or {})
+    return _check_all(
+        list(dict.fromkeys(todo)), registry, options or {}, precision=precision, pair=pair, behavior=behavior
+    )
 
 
 def _check_all(
-    todo: list[tuple[StageKind, str]], registry: Registry, options: Mapping[str, Mapping[str, Any]]
+    todo: list[tuple[StageKind, str]],
+    registry: Registry,
+    options: Mapping[str, Mapping[str, Any]],
+    **on: Any,
 ) -> Iterator[Finding]:
     for kind, name in todo:
         stage = registry.load(kind, name)
@@ -108,7 +157,15 @@ def _check_all(
         own = _fields(registry, kind, name)
         known = {key: value for key, value in options.get(kind, {}).items() if key in own or key not in others}
         settings = [{**choice.options, **known} for choice in _uses(registry, kind, name)]
-        yield from check_stage(stage, *([known] if known else []), *settings, name=f"{kind} {name}", defaults=not known)
+        yield from check_stage(
+            stage,
+            *([known] if known else []),
+            *settings,
+            name=f"{kind} {name}",
+            defaults=not known,
+            registry=registry,
+            **on,
+        )
 
 
 def _fields(registry: Registry, kind: StageKind, name: str) -> set[str]:

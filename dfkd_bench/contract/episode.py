@@ -12,19 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from dfkd_bench.blocks.kd import kl_divergence
+from dfkd_bench.contract.breach import IMAGES, RUNS, UNTOUCHED, Breach
+from dfkd_bench.contract.watch import Watch
 from dfkd_bench.contract.world import World
-from dfkd_bench.stages.bank import SyntheticBatch
+from dfkd_bench.stages.bank import ImageBank, SyntheticBatch, quantize
 from dfkd_bench.stages.base import Augmenter, Distiller, Filter, Round, Stage, Synthesizer
 from dfkd_bench.stages.network import frozen
 from dfkd_bench.stages.options import StageOptions
 
-__all__ = ["Breach", "Episode", "Trace", "play", "same"]
+__all__ = ["Episode", "Trace", "kept", "make", "named_losses", "play", "same", "untouched_batch"]
 
 Trace = list[tuple[Tensor, ...]]
-
-
-class Breach(Exception):  # noqa: N818 - a word of the contract
-    """A stage did what the contract forbids; the text says what."""
 
 
 @dataclass
@@ -32,14 +30,18 @@ class Episode:
     """What a stage did, step by step.
 
     Attributes:
+        watch: how it came to its images.
         trace: the tensors of each step.
         student_passes: passes through the student that the stage itself made.
         student_gradient: largest absolute gradient that came back through the student to the images.
+        alike: what is said of images that are all the same; empty if they are not.
     """
 
+    watch: Watch
     trace: Trace = field(default_factory=list)
     student_passes: int = 0
     student_gradient: float = 0.0
+    alike: str = ""
 
 
 def same(one: Trace, other: Trace) -> bool:
@@ -48,6 +50,20 @@ def same(one: Trace, other: Trace) -> bool:
         return False
     pairs = [(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)]
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def make(stage_class: type[Stage[Any]], options: StageOptions, world: World) -> Stage[Any]:
+    """The stage in a world, with its own random stream at its beginning."""
+    return _make(stage_class, options, world, None)
+
+
+def _make(
+    stage_class: type[Stage[Any]], options: StageOptions, world: World, generator: torch.Generator | None
+) -> Stage[Any]:
+    wants = None
+    if issubclass(stage_class, Synthesizer):
+        wants = stage_class.images_wanted(options, world.card)
+    return stage_class(options, world.context(generator, wants=wants))
 
 
 def play(stage_class: type[Stage[Any]], options: StageOptions, world: World, *, cut: int | None = None) -> Episode:
@@ -60,18 +76,13 @@ def play(stage_class: type[Stage[Any]], options: StageOptions, world: World, *, 
         cut: before this step the stage is stored, made anew and given its state, as in a run that was killed.
 
     Raises:
-        Breach: a batch is not as it should be, or a network was changed.
+        Breach: a batch is not as it should be, or a network or what the stage was given was changed.
     """
-    wants = None
-    if issubclass(stage_class, Synthesizer):
-        wants = stage_class.images_wanted(options, world.card)
-    context = world.context(wants=wants)
-    stage = stage_class(options, context)
-    episode = Episode()
+    stage = make(stage_class, options, world)
+    episode = Episode(Watch(world))
     for index, step in enumerate(_STEPS[_kind(stage_class)]):
         if index == cut:
-            context = world.context(torch.Generator().manual_seed(987), wants=wants)
-            stage = _remade(stage, stage_class(options, context))
+            stage = _remade(stage, _make(stage_class, options, world, torch.Generator().manual_seed(987)))
         before = world.weights("teacher")
         episode.trace.append(tuple(t.detach().clone() for t in step(stage, world, episode)))
         _untouched(before, world.weights("teacher"))
@@ -96,7 +107,23 @@ def _untouched(before: dict[str, Any], after: dict[str, Any]) -> None:
         now = after[name]
         if not (torch.equal(value, now) if isinstance(value, Tensor) else value == now):
             network, _, what = name.partition(".")
-            raise Breach(f"it changed the {network}'s {what}")
+            raise Breach(f"it changed the {network}'s {what}", check=UNTOUCHED)
+
+
+@contextmanager
+def untouched_batch(batch: SyntheticBatch, method: str) -> Iterator[None]:
+    """What a stage is given is afterwards as it was.
+
+    Raises:
+        Breach: it is not.
+    """
+    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    copies = {name: value.clone() for name, value in fields.items()}
+    yield
+    for name, value in fields.items():
+        if not torch.equal(copies[name], value):
+            text = f"{method} changed the {name} of the batch that it was given, in place"
+            raise Breach(text, check=UNTOUCHED, method=method)
 
 
 @contextmanager
@@ -114,25 +141,36 @@ def _looked_at(world: World, episode: Episode) -> Iterator[None]:
     before = world.weights("student")
     handle = world.student.body.register_forward_pre_hook(watch)
     try:
-        with frozen(world.student):
+        with frozen(world.student), episode.watch.on():
             yield
     finally:
         handle.remove()
     _untouched(before, world.weights("student"))
 
 
-def _checked(batch: SyntheticBatch, world: World, sourced: int | None = None) -> SyntheticBatch:
+def _checked(
+    batch: SyntheticBatch, world: World, episode: Episode, method: str, sourced: int | None = None
+) -> SyntheticBatch:
+    if not isinstance(batch, SyntheticBatch):
+        raise Breach(f"{method} returns {_a(batch)}, not a SyntheticBatch", check=RUNS, method=method)
     try:
         batch.check(world.card.image_shape, world.card.num_classes, sourced=sourced)
     except ValueError as error:
-        raise Breach(str(error)) from error
+        raise Breach(str(error), check=IMAGES, method=method) from error
+    shown = quantize(batch.images.detach())
+    if len(shown) > 1 and bool((shown == shown[:1]).all()):
+        episode.alike = f"all {len(shown)} images that {method} returns are {'the same' if shown.any() else 'black'}"
     return batch
+
+
+def _a(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _synthesize(index: int, warmup: bool) -> Callable[..., tuple[Tensor, ...]]:
     def step(stage: Synthesizer[Any], world: World, episode: Episode) -> tuple[Tensor, ...]:
         with _looked_at(world, episode):
-            batch = _checked(stage.synthesize(Round(index, warmup)), world)
+            batch = _checked(stage.synthesize(Round(index, warmup)), world, episode, "synthesize")
         return batch.images, batch.targets
 
     return step
@@ -142,14 +180,15 @@ def _distil(stage: Synthesizer[Any], world: World, episode: Episode) -> tuple[Te
     """The student takes a step, on the stage's own images if it is a stream; the stage learns beside it."""
     if stage.stream:
         with _looked_at(world, episode):
-            batch = _checked(stage.sample(7), world)
+            batch = _checked(stage.sample(7), world, episode, "sample")
     else:
         batch = world.batch("distill")
     with torch.no_grad():
         wanted = world.teacher(batch.images)
     _descend(list(world.student.parameters()), kl_divergence(world.student.train()(batch.images), wanted))
     before = world.weights("student")
-    stage.after_distill_step(batch)
+    with episode.watch.on(), untouched_batch(batch, "after_distill_step"):
+        stage.after_distill_step(batch)
     _untouched(before, world.weights("student"))
     world.student.eval()
     return (batch.images, batch.targets)
@@ -170,36 +209,59 @@ def _augment(name: str, *, prepare: bool = False) -> Callable[..., tuple[Tensor,
         source = world.batch(name)
         with _looked_at(world, episode):
             if prepare:
-                stage.prepare(world.bank())
-            made = _checked(stage.augment(source), world, sourced=len(source))
+                _prepare(stage, world.bank())
+            with untouched_batch(source, "augment"):
+                made = stage.augment(source)
+        _checked(made, world, episode, "augment", sourced=len(source))
         assert made.source is not None
-        return made.images, made.targets, made.source
+        return made.images, made.targets, made.source, *([] if made.soft is None else [made.soft])
 
     return step
+
+
+def _prepare(stage: Augmenter[Any], bank: ImageBank) -> None:
+    before = bank.images.clone()
+    stage.prepare(bank)
+    if not torch.equal(before, bank.images):
+        raise Breach("prepare changed the bank's images", check=UNTOUCHED, method="prepare")
 
 
 def _keep(name: str) -> Callable[..., tuple[Tensor, ...]]:
     def step(stage: Filter[Any], world: World, episode: Episode) -> tuple[Tensor, ...]:
         source = world.batch(name)
         augmented = world.variants(source)
-        with _looked_at(world, episode), torch.no_grad():
-            keep = stage.keep(augmented, source)
-        if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
-            raise Breach(f"it answers {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
-        return (keep,)
+        with _looked_at(world, episode):
+            return (kept(stage, augmented, source),)
 
     return step
+
+
+def kept(stage: Filter[Any], augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
+    """A filter's answer, bool [N].
+
+    Raises:
+        Breach: it is something else, or what the filter was given was changed.
+    """
+    with torch.no_grad(), untouched_batch(augmented, "keep"), untouched_batch(source, "keep"):
+        keep = stage.keep(augmented, source)
+    if not isinstance(keep, Tensor):
+        raise Breach(f"keep returns {_a(keep)}, not a tensor", check=RUNS)
+    if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
+        raise Breach(f"it answers {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]", check=IMAGES)
+    return keep
 
 
 def _teach(name: str) -> Callable[..., tuple[Tensor, ...]]:
     def step(stage: Distiller[Any], world: World, episode: Episode) -> tuple[Tensor, ...]:
         world.student.train().requires_grad_(True)
-        seen: list[int] = []
-        handle = world.student.body.register_forward_pre_hook(lambda *_: seen.append(1))
-        losses = stage.losses(world.student, world.teacher, world.batch(name))
+        modes: list[bool] = []
+        handle = world.student.body.register_forward_pre_hook(lambda body, _: modes.append(body.training))
+        with episode.watch.on():
+            losses = named_losses(stage, world, world.batch(name))
         handle.remove()
-        episode.student_passes += len(seen)
-        _scalars(losses)
+        episode.student_passes += len(modes)
+        if not world.student.training or (modes and not any(modes)):
+            raise Breach("it puts the student into evaluation mode: it is to learn in training mode", check=UNTOUCHED)
         own = list(stage.parameters())
         total = torch.stack(list(losses.values())).sum()
         students = list(world.student.parameters())
@@ -213,12 +275,24 @@ def _teach(name: str) -> Callable[..., tuple[Tensor, ...]]:
     return step
 
 
-def _scalars(losses: dict[str, Tensor]) -> None:
+def named_losses(stage: Distiller[Any], world: World, batch: SyntheticBatch) -> dict[str, Tensor]:
+    """What a distiller answers, checked.
+
+    Raises:
+        Breach: it is no dict of finite scalars, or the batch was changed.
+    """
+    with untouched_batch(batch, "losses"):
+        losses = stage.losses(world.student, world.teacher, batch)
+    if not isinstance(losses, dict) or not all(isinstance(loss, Tensor) for loss in losses.values()):
+        raise Breach(f"losses returns {_a(losses)}, not a dict of named scalar tensors", check=RUNS)
+    if not losses:
+        raise Breach("losses returns no loss at all: the student has nothing to learn from", check=RUNS)
     for name, loss in losses.items():
         if loss.ndim != 0:
-            raise Breach(f"its loss '{name}' is no scalar but {list(loss.shape)}")
+            raise Breach(f"its loss '{name}' is no scalar but {list(loss.shape)}", check=RUNS)
         if not bool(torch.isfinite(loss)):
-            raise Breach(f"its loss '{name}' is {float(loss)}")
+            raise Breach(f"its loss '{name}' is {float(loss)}", check=IMAGES)
+    return losses
 
 
 #: Two warm-up rounds' worth is not needed; two main rounds are, since much is reset or remembered between rounds.

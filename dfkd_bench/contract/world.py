@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from dfkd_bench.card import DatasetCard, TrainTransform
 from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.base import StageContext
 from dfkd_bench.stages.ledger import CostLedger
-from dfkd_bench.stages.network import Network
+from dfkd_bench.stages.network import Network, Precision
 from dfkd_bench.stages.seeds import global_stream, stream, stream_seed
 
-__all__ = ["BATCH", "CPU", "World", "make_card"]
+__all__ = ["BATCH", "CPU", "Build", "World", "make_card"]
 
 CPU = torch.device("cpu")
 #: Images in a batch: no multiple of any class count that is tried.
 BATCH = 13
+
+Build = Callable[[DatasetCard], nn.Module]
+"""Makes a network's body for a dataset."""
 
 
 def make_card(classes: int = 3, channels: int = 3, height: int = 8, width: int = 8) -> DatasetCard:
@@ -54,15 +58,44 @@ class _Body(nn.Module):
         return logits
 
 
-def _network(card: DatasetCard, width: int, seed: int) -> Network:
+def _tiny(width: int) -> Build:
+    return lambda card: _Body(card.image_shape[0], card.num_classes, width)
+
+
+def _network(card: DatasetCard, build: Build, seed: int, precision: Precision) -> Network:
     with global_stream(seed, CPU):
-        body = _Body(card.image_shape[0], card.num_classes, width)
-        for layer in body.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.normal_(0.0, 0.3)  # type: ignore[union-attr]
-                layer.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
-        body.head.weight.data.mul_(3)
-    return Network(body, card).eval()
+        network = Network(build(card), card, precision)
+    layers = network.batchnorm_layers
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        # The statistics of these images, as a trained network has those of its own.
+        network.train()(_lesson(card))
+    for layer, momentum in zip(layers, usual, strict=True):
+        layer.momentum = momentum
+    return network.eval()
+
+
+def _lesson(card: DatasetCard) -> Tensor:
+    """Flat, coarse and noisy images."""
+    draws, shape = stream(0, "contract/lesson"), (200, *card.image_shape)
+    coarse = F.interpolate(torch.rand(200, shape[1], 2, 2, generator=draws), shape[2:], mode="bilinear")
+    flat = torch.rand(200, shape[1], 1, 1, generator=draws).expand(shape)
+    return torch.cat((torch.rand(shape, generator=draws), coarse, flat))
+
+
+@torch.no_grad()
+def _sharpen(network: Network, images: Tensor) -> None:
+    """Scale the last layer so that the logits differ from image to image, and no class is the guess for all.
+
+    A network with fresh weights gives nearly the same answer to all images, and from it nothing could be learned.
+    """
+    logits, head = network(images), network.classifier
+    scale = 4 / logits.std(dim=0).clamp(min=1e-6)
+    head.weight.mul_(scale[:, None])
+    if head.bias is not None:
+        head.bias.copy_((head.bias - logits.mean(dim=0)) * scale)
 
 
 @dataclass
@@ -74,37 +107,40 @@ class World:
         card: the dataset.
         seed: of the stage's random stream.
         student_seed: of the student's weights.
+        precision: of both networks, and the context's.
+        pair: what makes the bodies of teacher and student; None: two tiny ones of the kit's.
     """
 
     cache: Path
     card: DatasetCard = field(default_factory=make_card)
     seed: int = 0
     student_seed: int = 12
+    precision: Precision = torch.float32
+    pair: tuple[Build, Build] | None = None
     teacher: Network = field(init=False)
     student: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        self.teacher = _network(self.card, 8, 11).requires_grad_(False)
-        self.student = _network(self.card, 6, self.student_seed)
-        self._instruct()
+        teacher, student = self.pair or (_tiny(8), _tiny(6))
+        self.teacher = _network(self.card, teacher, 11, self.precision).requires_grad_(False)
+        self.student = _network(self.card, student, self.student_seed, self.precision)
+        images = _lesson(self.card)
+        _sharpen(self.teacher, images)
+        self._instruct(images)
 
     @torch.no_grad()
-    def _instruct(self) -> None:
-        """Let the student's head copy the teacher as well as its features allow.
+    def _instruct(self, images: Tensor) -> None:
+        """Fit the student's last layer to the teacher's logits.
 
-        Some adversaries look only where the two agree, which chance networks hardly do.
+        Strangers agree nowhere on a class, and an adversary that looks only where they agree would have no effect.
         """
-        draws = stream(0, "contract/lesson")
-        shape = (200, *self.card.image_shape)
-        coarse = F.interpolate(torch.rand(200, shape[1], 2, 2, generator=draws), shape[2:], mode="bilinear")
-        flat = torch.rand(200, shape[1], 1, 1, generator=draws).expand(shape)
-        images = torch.cat((torch.rand(shape, generator=draws), coarse, flat))
         seen, wanted = self.student.observe(images).features, self.teacher(images)
         known = torch.cat((seen, torch.ones(len(seen), 1)), dim=1)
         solution = torch.linalg.lstsq(known, wanted).solution
-        head: nn.Linear = self.student.body.head  # type: ignore[assignment]
+        head = self.student.classifier
         head.weight.copy_(solution[:-1].t())
-        head.bias.copy_(solution[-1])
+        if head.bias is not None:
+            head.bias.copy_(solution[-1])
 
     def context(self, generator: torch.Generator | None = None, *, wants: str | None = None) -> StageContext:
         """A stage's context; with `wants`, real-looking images of that dataset."""
@@ -120,7 +156,7 @@ class World:
             student=self.student,
             card=self.card,
             device=CPU,
-            precision=torch.float32,
+            precision=self.precision,
             generator=generator or torch.Generator().manual_seed(stream_seed(self.seed, "contract/stage")),
             ledger=CostLedger(CPU),
             cache=self.cache,
@@ -129,11 +165,11 @@ class World:
             labels=labels,
         )
 
-    def batch(self, name: str) -> SyntheticBatch:
+    def batch(self, name: str, count: int = BATCH) -> SyntheticBatch:
         """Smooth colored images; the teacher gives three of four their target class."""
         draws = stream(0, f"contract/{name}")
         _, height, width = self.card.image_shape
-        coarse = torch.rand(BATCH, self.card.image_shape[0], 3, 3, generator=draws)
+        coarse = torch.rand(count, self.card.image_shape[0], 3, 3, generator=draws)
         images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
         with torch.no_grad():
             targets = self.teacher(images).argmax(dim=1)

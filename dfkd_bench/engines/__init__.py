@@ -48,6 +48,7 @@ def run_grid(
     options: EngineOptions | None = None,
     checkpoint_seconds: float = 60.0,
     retry: bool = False,
+    keep_bank: bool = False,
     rerun_stale: bool = False,
 ) -> GridOutcome:
     """Do every run that has no record yet, each once, whoever else works on the same results folder.
@@ -59,6 +60,7 @@ def run_grid(
         options: the engine's.
         checkpoint_seconds: least time between a run's checkpoints.
         retry: run again what has a record but did not finish.
+        keep_bank: leave final images and students' weights beside the records.
         rerun_stale: run again what other source of its plugins made than is there now.
 
     Raises:
@@ -66,7 +68,7 @@ def run_grid(
     """
     bench.results.require_writable()
     again = Again(failed=retry, stale=rerun_stale)
-    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, again=again)
+    settings = WorkerSettings.of(bench, checkpoint_seconds=checkpoint_seconds, again=again, keep_bank=keep_bank)
     turn = threading.Lock()
 
     def relay(event: RunEvent) -> None:

@@ -47,6 +47,7 @@ class InlineEngine:
                 checkpoint_seconds=settings.checkpoint_seconds,
                 retry=settings.again.failed,
                 rerun_stale=settings.again.stale,
+                keep_bank=settings.keep_bank,
                 wait=0,
             )
         except HeldError:

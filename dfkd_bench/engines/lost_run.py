@@ -64,5 +64,11 @@ def _nothing_known(spec: RunSpec, settings: WorkerSettings) -> progress_file.Pro
         priors = priors_of(spec, registry)
     except DfkdError:
         priors = {}
-    where = execution(settings.device, settings.precision, settings.data_root, here=False)  # type: ignore[arg-type]
-    return progress_file.Progress.begin(spec, priors, describe(where, registry))
+    where = execution(
+        settings.device,  # type: ignore[arg-type]
+        settings.precision,  # type: ignore[arg-type]
+        settings.data_root,
+        here=False,
+        deterministic=settings.deterministic,
+    )
+    return progress_file.Progress.begin(spec, priors, describe(where, registry, computing=False))

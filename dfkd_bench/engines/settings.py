@@ -27,17 +27,25 @@ class WorkerSettings(BaseModel):
     precision: str
     checkpoint_seconds: float
     again: Again
+    keep_bank: bool = False
+    deterministic: bool = False
 
     @classmethod
-    def of(cls, bench: Workbench, *, checkpoint_seconds: float, again: Again) -> WorkerSettings:
+    def of(
+        cls, bench: Workbench, *, checkpoint_seconds: float, again: Again, keep_bank: bool = False
+    ) -> WorkerSettings:
         """Those of a workbench."""
         where = bench.execution
+        settled = "bf16" if str(where.precision) == "torch.bfloat16" else "fp32"
         return cls(
             results=bench.results.path.absolute(),
             teachers=bench.store.path.absolute(),
             data_root=None if where.data_root is None else where.data_root.absolute(),
             device=where.device.type,
-            precision="bf16" if str(where.precision) == "torch.bfloat16" else "fp32",
+            # Each run settles `auto` for its own GPU, and says so in its record.
+            precision=where.asked[1] if where.device.type == "cuda" else settled,
             checkpoint_seconds=checkpoint_seconds,
             again=again,
+            keep_bank=keep_bank,
+            deterministic=where.deterministic,
         )

@@ -78,6 +78,7 @@ def main() -> None:
             data_root=settings.data_root,
             device=settings.device,  # type: ignore[arg-type]
             precision=settings.precision,  # type: ignore[arg-type]
+            deterministic=settings.deterministic,
         )
         # The parent holds the run until all is ready, so that a dozen engines do not start a dozen processes for it.
         teller.send(ready=True)
@@ -92,6 +93,7 @@ def main() -> None:
             checkpoint_seconds=settings.checkpoint_seconds,
             retry=settings.again.failed,
             rerun_stale=settings.again.stale,
+            keep_bank=settings.keep_bank,
             wait=_LOCK_SECONDS,
         )
     except HeldError:

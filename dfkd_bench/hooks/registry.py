@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -23,9 +24,9 @@ from dfkd_bench.method import Method
 __all__ = ["STAGE_KINDS", "Kind", "PluginRow", "Provided", "Registry", "StageKind", "default_registry"]
 
 StageKind = Literal["synthesizer", "augmenter", "filter", "distiller"]
-Kind = Literal[StageKind, "method", "model", "dataset"]
+Kind = Literal[StageKind, "method", "model", "dataset", "tracker"]
 STAGE_KINDS: tuple[StageKind, ...] = get_args(StageKind)
-KINDS: tuple[Kind, ...] = (*STAGE_KINDS, "method", "model", "dataset")
+KINDS: tuple[Kind, ...] = (*STAGE_KINDS, "method", "model", "dataset", "tracker")
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ class Registry:
         Raises:
             DfkdError: nobody; the sentence has the nearest names.
         """
+        if len(parts := joined_names(kind, name)) > 1:
+            plugins = dict.fromkeys(self.find(kind, part).plugin for part in parts)
+            return Provided(kind, name, name, " and ".join(plugins))
         found = self._provided.get((kind, name))
         if found is None:
             raise unknown_name(kind, name, self.provided(kind))
@@ -148,6 +152,10 @@ class Registry:
             DfkdError: nobody provides it, it cannot be imported, or it breaks the contract.
         """
         item = self.find(kind, name)
+        if len(parts := joined_names(kind, name)) > 1:
+            from dfkd_bench.stages.joined import joined  # imports torch
+
+            return joined(tuple(parts), tuple(self.load(kind, part) for part in parts))
         try:
             target = _import(item.target) if isinstance(item.target, str) else item.target
             _check_loaded(kind, name, target)
@@ -156,6 +164,11 @@ class Registry:
                 f"the {kind} '{name}' of plugin '{item.plugin}' cannot be used: {_sentence(error)}"
             ) from error
         return target
+
+    def studies(self) -> dict[str, Path]:
+        """Grid files by name: those in the folder `studies` beside a plugin's module."""
+        folders = [Path(file).parent / "studies" for p in self._manager.get_plugins() if (file := _file_of(p))]
+        return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
     def listen(self, plugin: object) -> None:
         """Add a plugin for the `dfkd_run_event` hook while the program runs."""
@@ -190,10 +203,26 @@ class Registry:
         return {row.distribution: row.version for row in self.rows if row.reason is None}
 
 
+def joined_names(kind: str, name: str) -> list[str]:
+    """The names in a name: several filters may be joined, as in `cosine+agreement`.
+
+    Raises:
+        DfkdError: one of them is there twice.
+    """
+    names = name.split("+") if kind == "filter" else [name]
+    if len(set(names)) < len(names):
+        raise DfkdError(f"'{name}' joins a filter with itself: name each once")
+    return names
+
+
 @functools.cache
 def default_registry() -> Registry:
     """The registry of everything installed, made once."""
     return Registry()
+
+
+def _file_of(plugin: object) -> str | None:
+    return getattr(plugin, "__file__", None)
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
@@ -207,6 +236,8 @@ def _sentence(error: BaseException) -> str:
 
 
 def _check_target(kind: Kind, name: object, target: object) -> None:
+    if kind == "filter" and isinstance(name, str) and "+" in name:
+        raise DfkdError(f"registers a filter under {name!r}; with '+' users join filters, so no name has one")
     if not isinstance(name, str) or not name or any(c.isspace() or c in ":=," for c in name):
         raise DfkdError(f"registers a {kind} under {name!r}; a name is a word without spaces, ':', '=' or ','")
     if isinstance(target, str):
@@ -234,5 +265,5 @@ def _check_loaded(kind: Kind, name: str, target: object) -> None:
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise DfkdError(f"the {kind} '{name}' is no subclass of dfkd_bench.{base.__name__}")
         stages.check_class(target)
-    elif kind in ("model", "dataset") and not callable(target):
+    elif kind in ("model", "dataset", "tracker") and not callable(target):
         raise DfkdError(f"the {kind} '{name}' cannot be called")

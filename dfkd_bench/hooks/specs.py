@@ -59,5 +59,10 @@ def dfkd_datasets(register: Callable[[DatasetCard, Any], None]) -> None:
 
 
 @hookspec
+def dfkd_trackers(register: Callable[[str, Any], None]) -> None:
+    """Register trackers: `register("name", make)`, where `make(results_folder)` returns a `Tracker`."""
+
+
+@hookspec
 def dfkd_run_event(event: RunEvent) -> None:
     """Hear what happens in a run: started, phase, progress, epoch, finished, failed."""

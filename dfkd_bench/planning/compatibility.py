@@ -27,7 +27,11 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
     for kind in STAGE_KINDS:
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
-        for name in sorted(stage.requires_with(stage.Options.model_validate(choice.options))):
+        options = stage.Options.model_validate(choice.options)
+        networks = (_network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
+        if (told := stage.unmet(options, *networks, card)) is not None:
+            yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {told}")
+        for name in sorted(stage.requires_with(options)):
             need = NEEDS[name]
             for part in need.of:
                 lacking, offered = _offers(spec, part, card, registry)

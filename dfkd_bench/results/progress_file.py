@@ -22,7 +22,7 @@ from dfkd_bench.results.curves import CurvePoint
 from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, Results, Status, TeacherReport
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Progress", "ProgressFile", "read"]
+__all__ = ["Progress", "ProgressFile", "accuracy_of", "read"]
 
 _SECONDS = 5.0
 _KNOWN = ("teacher", "student_parameters", "test_split", "bank", "cost")
@@ -73,16 +73,27 @@ class Progress(BaseModel):
         if before is None:
             return self
         curve = before.curve() if isinstance(before, Record) else before.curve
-        return self.model_copy(update={"curve": curve, **{name: getattr(before, name) for name in _KNOWN}})
+        known = {name: getattr(before, name) for name in _KNOWN}
+        found = self.model_copy(update={"curve": curve, **known})
+        then, now = before.environment, self.environment
+        moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, went on on {now.hardware}",)
+        return found.remarked(*then.notes, *moved)
 
-    def record(self, status: Status, reason: str | None, images: str | None = None) -> Record:
+    def remarked(self, *notes: str) -> Progress:
+        """With notes on where it ran, each once."""
+        all_notes = tuple(dict.fromkeys((*self.environment.notes, *notes)))
+        return self.model_copy(update={"environment": self.environment.model_copy(update={"notes": all_notes})})
+
+    def record(
+        self, status: Status, reason: str | None, images: str | None = None, images_sha256: str | None = None
+    ) -> Record:
         """The record of a run that ends here. Only one that finished has an accuracy."""
         return Record(
             run=self.spec.hash,
             spec=self.spec,
             status=status,
             reason=reason,
-            accuracy=_accuracy(self.curve) if status == "finished" and self.curve else None,
+            accuracy=accuracy_of(self.curve) if status == "finished" and self.curve else None,
             last_good_epoch=self.curve[-1].epoch if self.curve else 0,
             priors=self.priors,
             teacher=self.teacher,
@@ -94,10 +105,12 @@ class Progress(BaseModel):
             started=self.started,
             finished=datetime.now(UTC),
             images=images,
+            images_sha256=images_sha256,
         ).with_curve(self.curve)
 
 
-def _accuracy(curve: Sequence[CurvePoint]) -> Accuracy:
+def accuracy_of(curve: Sequence[CurvePoint]) -> Accuracy:
+    """What a record says of a curve, which must have a point."""
     last, best = curve[-1], max(curve, key=lambda point: point.accuracy)
     return Accuracy(
         last=last.accuracy,
@@ -146,6 +159,10 @@ class ProgressFile:
     def note(self, **fields: Any) -> None:
         """The run says something of itself. It is not asked: a stage's `tick` leads here, and must lead no further."""
         self.now = self.now.model_copy(update={"updated": datetime.now(UTC), **fields})
+
+    def remark(self, note: str) -> None:
+        """Something that a reader of the record ought to know of where it ran."""
+        self.now = self.now.remarked(note)
 
     def write(self) -> None:
         """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing, writable_folder
@@ -67,6 +67,9 @@ class BankReport(_Part):
     target_agreement: float | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )
+    stages: dict[str, dict[str, JsonValue]] | None = Field(
+        None, description="what stages say of their work, by kind: a filter's histogram, an augmenter's image sizes"
+    )
 
 
 class Environment(_Part):
@@ -79,6 +82,11 @@ class Environment(_Part):
     platform: str
     versions: dict[str, str] = Field(description="Python and libraries")
     plugins: dict[str, str] = Field(description="distributions that provide plugins")
+    tf32: bool | None = Field(None, description="whether float32 was computed in TF32; null on a CPU, which has none")
+    deterministic: bool | None = Field(
+        None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
+    )
+    notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
     code: dict[str, str] | None = Field(
         None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
     )
@@ -103,12 +111,13 @@ class Record(_Part):
     test_split: str | None = Field(description="hash of the test images and labels")
     bank: BankReport
     cost: dict[str, dict[str, Any]] = Field(
-        description="by phase: seconds, images, forward, backward, flops, peak_memory"
+        description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
     environment: Environment
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
+    images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
 
     _folder: Path | None = PrivateAttr(None)
     _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)
@@ -151,6 +160,7 @@ class Record(_Part):
         for phase in plain["cost"].values():
             phase.pop("seconds", None)
             phase.pop("peak_memory", None)
+            phase.pop("reserved_memory", None)
         return plain
 
 

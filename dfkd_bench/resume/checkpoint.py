@@ -1,4 +1,4 @@
-"""Checkpoints: what was killed resumes where it was, and ends as if it had not been."""
+"""Checkpoints: what was killed resumes where it was; on a CPU it ends as if it had not been."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, joined_names
 from dfkd_bench.results.code import CORE, package_hash
 from dfkd_bench.spec import RunSpec
 
@@ -18,7 +18,8 @@ def source_hashes(spec: RunSpec, registry: Registry) -> dict[str, str]:
     Raises:
         DfkdError: a stage is unknown or cannot be used.
     """
-    stages = [registry.load(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    chosen = [(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    stages = [registry.load(kind, part) for kind, name in chosen for part in joined_names(kind, name)]
     return _hashes([*stages, *_networks(spec.pair.model_dump().values(), registry)])
 
 

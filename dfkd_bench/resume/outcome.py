@@ -8,8 +8,17 @@ from dfkd_bench.results.records import Status
 
 __all__ = ["DivergedError", "of_exception"]
 
-# What torch's allocators, CUDA, its libraries and the operating system say, in errors of many types.
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
+# What torch's allocators, CUDA, its libraries and the operating system say, in errors of many types. cuBLAS that cannot
+# begin has no room for its handle.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "_alloc_failed",
+    "_allocation_failed",
+    "cublas_status_not_initialized",
+)
 
 
 class DivergedError(Exception):

@@ -95,7 +95,11 @@ class BankFilling:
                 batches = (self.bank.batch(part) for part in index.split(500))
                 hits = sum(int((self._parts.teacher(b.images).argmax(1) == b.targets).sum()) for b in batches)
             agreement = round(100 * hits / len(index), 4)
-        self.report = self.report.model_copy(update={"in_bank": len(self.bank), "target_agreement": agreement})
+        reports = {kind: stage.report() for kind, stage in self._stages.all().items()}
+        said = {kind: found for kind, found in reports.items() if found} or None
+        self.report = self.report.model_copy(
+            update={"in_bank": len(self.bank), "target_agreement": agreement, "stages": said}
+        )
 
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
         parts = self._parts

@@ -33,7 +33,12 @@ class Distillation:
         schedule = parts.spec.schedule
         parameters = [*parts.student.parameters(), *parts.stages.distiller.parameters()]
         self._optimizer = torch.optim.SGD(
-            parameters, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.nesterov
+            parameters,
+            schedule.lr,
+            schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            nesterov=schedule.nesterov,
+            fused=parts.device.type == "cuda",  # one launch; on a CPU its last digits would be others
         )
         self._loss_sums = dict[str, Tensor]()
 
@@ -74,9 +79,11 @@ class Distillation:
             parts.watch.check(parts.stage("synthesizer"))
             filling.count(synthesized=len(batch))
             return batch
-        images, targets = filling.bank.draw(size)
-        images = crop_and_flip(images, parts.card.transform, parts.streams["order"])
-        return SyntheticBatch(images.float() / 255, targets)
+        bank = filling.bank
+        index = bank.draw_index(size)
+        images = crop_and_flip(bank.images[index], parts.card.transform, parts.streams["order"])
+        soft = None if bank.soft is None else bank.soft[index]
+        return SyntheticBatch(images.float() / 255, bank.targets[index], soft=soft)
 
     def lr(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""

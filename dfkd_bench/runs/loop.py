@@ -24,6 +24,7 @@ from dfkd_bench.results.records import TeacherReport
 from dfkd_bench.resume.checkpoint import Checkpoint
 from dfkd_bench.runs.bank_filling import BankFilling
 from dfkd_bench.runs.distillation import Distillation
+from dfkd_bench.runs.kept import keep
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment, segments
 from dfkd_bench.runs.stage_set import Emit, StageSet
@@ -186,6 +187,10 @@ class Run:
             raise
         except Exception:
             return None, trace or traceback.format_exc()
+
+    def keep(self, folder: Path) -> None:
+        """Leave the final images and the student's weights in a folder."""
+        keep(folder, self._filling.bank, self._parts.student.body)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the run is, between two segments."""

@@ -38,7 +38,8 @@ class Gallery:
             return
         index = _spread(torch.arange(len(augmented), device=keep.device), _COLUMNS)
         self._parts["variants"] = quantize(augmented.images[index]).cpu()
-        self._parts["sources"] = quantize(source.images[augmented.source[index]]).cpu()
+        first = augmented.source.view(len(augmented), -1)[:, 0]
+        self._parts["sources"] = quantize(source.images[first[index]]).cpu()
         self._parts["kept"] = keep[index].cpu()
 
     def write(self, path: Path, bank: ImageBank, title: str) -> str | None:

@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from dfkd_bench.environment import describe
+from dfkd_bench.environment import arithmetic, describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
-from dfkd_bench.files import remove_leftovers, replacing
+from dfkd_bench.files import file_hash, remove_leftovers, replacing
 from dfkd_bench.hooks.events import EventKind, RunEvent
 from dfkd_bench.results.again import Again
 from dfkd_bench.results.locks import locked
@@ -18,6 +18,7 @@ from dfkd_bench.results.records import Record, Results, Status
 from dfkd_bench.resume.checkpoint import Checkpoint, run_identity
 from dfkd_bench.resume.code_hash import source_hashes
 from dfkd_bench.resume.outcome import DivergedError, of_exception
+from dfkd_bench.runs.gpu_sharing import SHARED, on_gpu
 from dfkd_bench.runs.loop import Run
 from dfkd_bench.runs.stage_set import priors_of
 from dfkd_bench.spec import RunSpec
@@ -40,6 +41,7 @@ def run_spec(
     retry: bool = False,
     rerun_stale: bool = False,
     wait: float = -1,
+    keep_bank: bool = False,
 ) -> Record:
     """The record of a spec: found in the results folder, or run now and written there.
 
@@ -54,6 +56,7 @@ def run_spec(
         retry: run again what has a record but did not finish.
         rerun_stale: run again what other source of its plugins made than is there now, from the start.
         wait: seconds to wait for another process that does this run; negative for as long as it takes.
+        keep_bank: leave the final images and the student's weights beside the record.
 
     Raises:
         DfkdError: something that the user can fix (data, teacher, folders) stands in the way.
@@ -68,7 +71,7 @@ def run_spec(
         # A record that another process wrote while this one waited stands, whatever it says.
         if found is not None and again.stands(found, before):
             return found
-        return _run_claimed(spec, results, store, checkpoint_seconds, found, rerun_stale)
+        return _run_claimed(spec, results, store, checkpoint_seconds, found, keep_bank, rerun_stale)
 
 
 def _run_claimed(
@@ -77,6 +80,7 @@ def _run_claimed(
     store: TeacherStore,
     checkpoint_seconds: float,
     found: Record | None,
+    keep_bank: bool,
     rerun_stale: bool,
 ) -> Record:
     folder, registry, execution = results.folder(spec.hash), store.registry, store.execution
@@ -101,10 +105,13 @@ def _run_claimed(
     status: Status = "finished"
     run, reason, trace, picture = None, None, None, None
     try:
-        teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
-        with global_stream(stream_seed(spec.seed, "global"), execution.device):
-            run = Run(spec, teacher, registry, execution, emit, file)
-            run.to_the_end(checkpoint)
+        with arithmetic(execution), on_gpu(execution.device) as shared:
+            teacher = store.obtain(spec.teacher, spec.pair.teacher, spec.dataset)
+            with global_stream(stream_seed(spec.seed, "global"), execution.device):
+                run = Run(spec, teacher, registry, execution, emit, file)
+                run.to_the_end(checkpoint)
+            if shared():
+                file.remark(SHARED)
     except DataFreeViolationError as error:
         status, reason, trace = "failed", str(error), traceback.format_exc()
     except DfkdError:
@@ -118,11 +125,13 @@ def _run_claimed(
         trace = None if status == "diverged" else traceback.format_exc()
     if run is not None:
         file.note(**run.so_far())
+        if keep_bank and status == "finished":
+            run.keep(folder)
         if status != "out-of-memory":
             picture, trace = run.picture(folder / "images.png", trace)
     # Let go of all that the run holds: the rest needs some memory.
     run = None
-    record = file.now.record(status, reason, picture)
+    record = file.now.record(status, reason, picture, None if picture is None else file_hash(folder / picture))
     _leave(record, results, trace, checkpoint)
     file.remove()
     emit("finished" if status == "finished" else "failed", {"reason": reason, "record": record})

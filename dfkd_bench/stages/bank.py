@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["ImageBank", "SyntheticBatch", "quantize"]
 
@@ -19,20 +20,24 @@ class SyntheticBatch:
     Attributes:
         images: float32 [N, C, H, W] in [0, 1].
         targets: int64 [N], the classes that they were made for.
-        source: int64 [N], for augmented images the index of the image that each came from; else None.
+        source: int64 [N] or [N, P], for augmented images the index of the image, or of the P images, that each came
+            from; else None.
+        soft: float32 [N, K], probabilities of the classes, for images that have no single one; else None. `targets`
+            holds the likeliest class all the same.
     """
 
     images: Tensor
     targets: Tensor
     source: Tensor | None = None
+    soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, index: Tensor | slice) -> SyntheticBatch:
         """The part that `index` (bool, int64 or a slice) picks."""
-        source = None if self.source is None else self.source[index]
-        return SyntheticBatch(self.images[index], self.targets[index], source)
+        source, soft = (None if part is None else part[index] for part in (self.source, self.soft))
+        return SyntheticBatch(self.images[index], self.targets[index], source, soft)
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int, *, sourced: int | None = None) -> None:
         """Check the batch against the contract.
@@ -56,11 +61,21 @@ class SyntheticBatch:
             raise ValueError("images are not in [0, 1]")
         if len(self) and not (int(self.targets.min()) >= 0 and int(self.targets.max()) < num_classes):
             raise ValueError(f"targets are not in 0..{num_classes - 1}")
+        if self.soft is not None:
+            self._check_soft(self.soft, num_classes)
         if sourced is not None:
-            if self.source is None or self.source.dtype != torch.int64 or self.source.shape != self.targets.shape:
-                raise ValueError("augmented images do not name their sources (int64, one each)")
+            if self.source is None or self.source.dtype != torch.int64 or self.source.shape[:1] != self.targets.shape:
+                raise ValueError("augmented images do not name their sources (int64 [N], or [N, P] for P each)")
             if len(self) and not (int(self.source.min()) >= 0 and int(self.source.max()) < sourced):
                 raise ValueError(f"sources are not in 0..{sourced - 1}")
+
+    def _check_soft(self, soft: Tensor, num_classes: int) -> None:
+        if soft.dtype != torch.float32 or soft.shape != (len(self), num_classes):
+            raise ValueError(
+                f"soft labels are {soft.dtype} {list(soft.shape)}, not float32 [{len(self)}, {num_classes}]"
+            )
+        if len(self) and not (float(soft.min()) >= 0 and bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())):
+            raise ValueError("soft labels are no probabilities: each row must be non-negative and add up to 1")
 
 
 def quantize(images: Tensor) -> Tensor:
@@ -92,6 +107,9 @@ class ImageBank:
         self.generator = generator
         self._images = torch.empty((0, *image_shape), dtype=torch.uint8, device=device)
         self._targets = torch.empty(0, dtype=torch.int64, device=device)
+        self._augmented = torch.empty(0, dtype=torch.bool, device=device)
+        # Made when the first soft labels come: most banks never have any.
+        self._soft: Tensor | None = None
         self._count = 0
         self._next = 0
         self._order = torch.empty(0, dtype=torch.int64, device=device)
@@ -110,15 +128,29 @@ class ImageBank:
         """int64 [len]."""
         return self._targets[: self._count]
 
+    @property
+    def augmented(self) -> Tensor:
+        """bool [len], true for images that an augmenter made."""
+        return self._augmented[: self._count]
+
+    @property
+    def soft(self) -> Tensor | None:
+        """float32 [len, K], the images' classes as probabilities; None as long as no batch had soft labels."""
+        return None if self._soft is None else self._soft[: self._count]
+
     def batch(self, index: Tensor | slice) -> SyntheticBatch:
         """The images at `index`, as float32 in [0, 1]."""
-        return SyntheticBatch(self.images[index].float() / 255, self.targets[index])
+        soft = None if self.soft is None else self.soft[index]
+        return SyntheticBatch(self.images[index].float() / 255, self.targets[index], soft=soft)
 
     def add(self, batch: SyntheticBatch) -> None:
-        """Keep a batch; past the capacity it overwrites the oldest images, wrapping around."""
+        """Keep a batch; past the capacity it overwrites the oldest images, wrapping around.
+
+        Images that name a source count as augmented.
+        """
+        if self.capacity is not None and len(batch) > self.capacity:
+            batch = batch.select(slice(-self.capacity, None))
         images, targets = quantize(batch.images.detach()), batch.targets
-        if self.capacity is not None and len(images) > self.capacity:
-            images, targets = images[-self.capacity :], targets[-self.capacity :]
         wanted = self._count + len(images)
         self._reserve(wanted if self.capacity is None else min(wanted, self.capacity))
         modulus = self.capacity or len(self._images)
@@ -126,6 +158,8 @@ class ImageBank:
             place = (self._next + torch.arange(len(images), device=images.device)) % modulus
             self._images[place] = images
             self._targets[place] = targets
+            self._augmented[place] = batch.source is not None
+            self._place_soft(place, batch)
             self._next = (self._next + len(images)) % modulus if self.capacity else wanted
             self._count = wanted if self.capacity is None else min(wanted, self.capacity)
         self._order = self._order[:0]
@@ -139,12 +173,29 @@ class ImageBank:
         room = room if self.capacity is None else min(room, self.capacity)
         grown = self._images.new_empty((room, *self._images.shape[1:]))
         grown[: self._count] = self.images
-        targets = self._targets.new_empty(room)
-        targets[: self._count] = self.targets
-        self._images, self._targets = grown, targets
+        self._images = grown
+        self._targets, self._augmented = _longer(self._targets, room), _longer(self._augmented, room)
+        self._soft = None if self._soft is None else _longer(self._soft, room)
+
+    def _place_soft(self, place: Tensor, batch: SyntheticBatch) -> None:
+        if batch.soft is not None and self._soft is None:
+            self._soft = batch.soft.new_zeros((len(self._images), batch.soft.shape[1]))
+            self._soft[: self._count] = F.one_hot(self.targets, batch.soft.shape[1]).float()
+        if self._soft is not None:
+            hard = F.one_hot(batch.targets, self._soft.shape[1]).float()
+            self._soft[place] = hard if batch.soft is None else batch.soft
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """The next `count` images (uint8) and targets of the shuffled passes.
+
+        Raises:
+            ValueError: the bank is empty.
+        """
+        index = self.draw_index(count)
+        return self._images[index], self._targets[index]
+
+    def draw_index(self, count: int) -> Tensor:
+        """The places, int64 [count], of the next images of the shuffled passes.
 
         Raises:
             ValueError: the bank is empty.
@@ -160,14 +211,15 @@ class ImageBank:
             self._cursor += len(part)
             count -= len(part)
             picked.append(part)
-        index = torch.cat(picked)
-        return self._images[index], self._targets[index]
+        return torch.cat(picked)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
         return {
             "images": self.images.to("cpu", copy=True),  # a second bank need not fit on the device
             "targets": self.targets.to("cpu", copy=True),
+            "augmented": self.augmented.to("cpu", copy=True),
+            "soft": None if self.soft is None else self.soft.to("cpu", copy=True),
             "next": self._next,
             "order": self._order.to("cpu", copy=True),
             "cursor": self._cursor,
@@ -178,7 +230,15 @@ class ImageBank:
         device = self._images.device
         self._images = state["images"].to(device)
         self._targets = state["targets"].to(device)
+        self._augmented = state["augmented"].to(device)
+        self._soft = None if state["soft"] is None else state["soft"].to(device)
         self._count = len(self._images)
         self._next = state["next"]
         self._order = state["order"].to(device)
         self._cursor = state["cursor"]
+
+
+def _longer(column: Tensor, room: int) -> Tensor:
+    longer = column.new_zeros((room, *column.shape[1:]))
+    longer[: len(column)] = column
+    return longer

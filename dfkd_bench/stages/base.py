@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from dfkd_bench.card import DatasetCard
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, nearest
 from dfkd_bench.method import Prior
 from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.ledger import CostLedger
@@ -134,6 +135,18 @@ class Stage(Generic[OptionsT]):
         """What a user should know before a run with these options, in a sentence; None if there is nothing."""
         return None
 
+    @classmethod
+    def unmet(cls, options: OptionsT, teacher: NetworkFacts, student: NetworkFacts, card: DatasetCard) -> str | None:
+        """What these options ask for and cannot have here, ending a sentence that begins with the stage; else None.
+
+        Asked before anything runs: a model that is not on this machine, options that contradict the dataset.
+        """
+        return None
+
+    def report(self) -> dict[str, JsonValue]:
+        """What the record is to say of its work, as plain data of a few kilobytes at most."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
         return {}
@@ -203,6 +216,14 @@ class Distiller(Stage[OptionsT]):
         """Named scalars whose sum is minimized."""
         raise NotImplementedError
 
+    def reference(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """For the contract kit: closed forms of losses by their names, from both players' logits [N, K] alone.
+
+        Written apart from `losses`, straight from the formula: the kit compares value and gradient. Losses that depend
+        on more than the logits are left out.
+        """
+        return {}
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of its own, optimized with the student's."""
         return iter(())
@@ -215,14 +236,25 @@ BASES: dict[str, type[Stage[Any]]] = {
     "distiller": Distiller,
 }
 _PRIORS = get_args(Prior)
+_METHODS = {Synthesizer: ("synthesize",), Augmenter: ("augment",), Filter: ("keep",), Distiller: ("losses",)}
 
 
 def check_class(stage: type[Any]) -> None:
     """Check a stage class against the contract.
 
     Raises:
-        DfkdError: its options do not refuse unknown names or lack a description, or `prior` or `requires` is unknown.
+        DfkdError: a method of its kind is missing; its options are not those that it names, do not refuse unknown names
+            or lack a description; or `prior` or `requires` is unknown.
     """
+    _check_methods(stage)
+    written = [base for each in stage.__mro__ for base in vars(each).get("__orig_bases__", ())]
+    declared = [argument for base in written for argument in get_args(base)]
+    named = next((each for each in declared if isinstance(each, type) and issubclass(each, StageOptions)), StageOptions)
+    if not issubclass(stage.Options, named):
+        raise DfkdError(
+            f"{stage.__name__} is a stage of {named.__name__}, but its Options are {stage.Options.__name__}: "
+            f"write `Options = {named.__name__}` into the class"
+        )
     options = stage.Options
     if not issubclass(options, StageOptions) or options.model_config.get("extra") != "forbid":
         raise DfkdError(f"{stage.__name__}.Options must be a dfkd_bench.StageOptions that refuses unknown options")
@@ -234,3 +266,14 @@ def check_class(stage: type[Any]) -> None:
     unknown = set(stage.requires) - set(NEEDS)
     if unknown:
         raise DfkdError(f"{stage.__name__}.requires {sorted(unknown)}, known are {sorted(NEEDS)}")
+
+
+def _check_methods(stage: type[Any]) -> None:
+    for base, names in _METHODS.items():
+        wanted = (*names, "sample") if getattr(stage, "stream", False) else names
+        for name in wanted if issubclass(stage, base) else ():
+            if getattr(stage, name) is getattr(base, name):
+                own = [each for each in dir(stage) if not hasattr(base, each) and not each.startswith("_")]
+                near = nearest(name, own, most=1)
+                hint = f"is '{near[0]}' meant to be it?" if near else "a run calls it"
+                raise DfkdError(f"{stage.__name__} has no method '{name}': {hint}")

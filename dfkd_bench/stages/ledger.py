@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torch.utils.hooks import RemovableHandle
 
 __all__ = ["CostLedger", "PhaseCost"]
@@ -35,6 +35,9 @@ class PhaseCost(BaseModel):
     flops: int = Field(0, description="floating-point operations, counted")
     peak_memory: int = Field(
         0, description="bytes; on CUDA the phase's peak allocation, else the process's peak so far"
+    )
+    reserved_memory: int | None = Field(
+        None, description="bytes; on CUDA the most that the allocator held, which is what a card must have; else null"
     )
 
 
@@ -60,14 +63,18 @@ class CostLedger:
         start = time.perf_counter()
         try:
             yield cost
-        finally:
+            # Not where something was raised: a device that broke raises again, and hides what it was.
             self._synchronize()
-            cost.seconds += time.perf_counter() - start
             for other, seconds in self._asides:
                 cost.seconds -= (took := seconds())
                 self.phases[other].seconds += took
+        finally:
+            cost.seconds += time.perf_counter() - start
             self._asides = []
             cost.peak_memory = max(cost.peak_memory, self._peak_memory())
+            if self.device.type == "cuda":
+                reserved = int(torch.cuda.max_memory_reserved(self.device))
+                cost.reserved_memory = max(cost.reserved_memory or 0, reserved)
             self._open = None
 
     @contextmanager
@@ -83,10 +90,42 @@ class CostLedger:
         watch = _DeviceWatch() if self.device.type == "cuda" else _Watch()
         try:
             yield cost
-        finally:
             watch.stop()
             self._asides.append((name, watch.seconds))
+        finally:
             self._open = around
+
+    @contextmanager
+    def measured(self) -> Iterator[PhaseCost]:
+        """What the inside costs, complete when the block has ended; it is booked to the open phase as ever."""
+        part = PhaseCost()
+        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
+        self._synchronize()
+        start = time.perf_counter()
+        yield part
+        self._synchronize()
+        part.seconds = time.perf_counter() - start
+        if self._open is not None:
+            now = self.phases[self._open]
+            part.forward, part.backward = (
+                {role: count - before.get(role, 0) for role, count in after.items() if count != before.get(role, 0)}
+                for before, after in ((opened.forward, now.forward), (opened.backward, now.backward))
+            )
+            part.flops = now.flops - opened.flops
+
+    def repeat(self, part: PhaseCost) -> None:
+        """Book what a part `measured` when it was made, whose result was now read from a cache instead.
+
+        So a run costs the same whether it found the part or made it.
+        """
+        if self._open is None:
+            return
+        cost = self.phases[self._open]
+        cost.seconds += part.seconds
+        cost.flops += part.flops
+        for passes, more in ((cost.forward, part.forward), (cost.backward, part.backward)):
+            for role, count in more.items():
+                passes[role] = passes.get(role, 0) + count
 
     def watch(self, module: nn.Module, role: str) -> list[RemovableHandle]:
         """Count every pass of `module` under `role` from now on. Its first positional argument is the batch.
@@ -102,7 +141,7 @@ class CostLedger:
             nonlocal batch_shape, armed
             batch_shape, armed = args[0].shape, False
             if batch_shape[1:] not in flops_per_image:
-                counting.append(FlopCounterMode(display=False))
+                counting.append(FlopCounterMode(display=False, custom_mapping=_ON_THE_CPU))
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -156,11 +195,21 @@ class CostLedger:
 
     def state_dict(self) -> dict[str, Any]:
         """The phases as plain data."""
-        return {name: cost.model_dump() for name, cost in self.phases.items()}
+        return {name: cost.model_dump(exclude_none=True) for name, cost in self.phases.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+# The counter knows attention on a GPU alone.
+_ON_THE_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 class _Watch:

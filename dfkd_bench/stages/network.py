@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.stages.half_weights import HalfWeights
 
 __all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
 
@@ -31,8 +32,10 @@ class Observation:
         logits: float32 [N, K].
         features: float32 [N, F], the input of the last linear layer (penultimate, pooled).
         batchnorm: each BatchNorm2d layer with its input [N, C, H, W], in the order in which they ran.
-        maps: outputs of the modules that were asked for, by name.
-        inputs: inputs of the modules that were asked for, by name.
+        maps: outputs of the modules that were asked for, by name, float32.
+        inputs: inputs of the modules that were asked for, by name, float32.
+
+    The logits depend on features, maps and inputs, in every precision: their gradients with respect to them are there.
     """
 
     logits: Tensor
@@ -80,20 +83,26 @@ class Network(nn.Module):
         self._classifier = [linear[-1]]
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
+        self._halves = HalfWeights(body)
 
     def placed(self, device: torch.device) -> Network:
         """Itself, moved to `device` and laid out channels-last, in which convolutions are fastest."""
         return self.to(device).to(memory_format=torch.channels_last)
 
     @property
+    def classifier(self) -> nn.Linear:
+        """The body's last linear layer."""
+        return self._classifier[0]
+
+    @property
     def num_classes(self) -> int:
         """Length of the logits."""
-        return self._classifier[0].out_features
+        return self.classifier.out_features
 
     @property
     def feature_dim(self) -> int:
         """Length of the penultimate features."""
-        return self._classifier[0].in_features
+        return self.classifier.in_features
 
     @property
     def batchnorm_layers(self) -> list[nn.BatchNorm2d]:
@@ -112,7 +121,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, K], of images [N, C, H, W] in [0, 1]."""
-        with autocast(images.device, self.precision):
+        half = self._halves.inside() if self.precision == torch.bfloat16 else nullcontext()
+        with autocast(images.device, self.precision), half:
             logits: Tensor = self.body(self.normalize(images))
         return logits.float()
 
@@ -126,14 +136,15 @@ class Network(nn.Module):
         """
         seen = Observation(logits=images, features=images)
 
-        def on_classifier(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.features = inputs[0].float()
+        def on_classifier(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            seen.features, onward = _on_the_path(inputs[0])
+            return (onward, *inputs[1:])
 
         def on_batchnorm(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             assert isinstance(layer, nn.BatchNorm2d)
             seen.batchnorm.append((layer, inputs[0]))
 
-        handles: list[RemovableHandle] = [self._classifier[0].register_forward_pre_hook(on_classifier)]
+        handles: list[RemovableHandle] = [self.classifier.register_forward_pre_hook(on_classifier)]
         try:
             if batchnorm:
                 handles += [layer.register_forward_pre_hook(on_batchnorm) for layer in self.batchnorm_layers]
@@ -154,18 +165,29 @@ class Network(nn.Module):
             raise DfkdError(f"{type(self.body).__name__} has no module '{name}'") from error
 
 
-def _keep_output(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-        kept[name] = output.float()
+def _keep_output(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        kept[name], onward = _on_the_path(output)
+        return onward
 
     return hook
 
 
-def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any], None]:
-    def hook(_: nn.Module, inputs: Any) -> None:
-        kept[name] = inputs[0].float()
+def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any], tuple[Any, ...]]:
+    def hook(_: nn.Module, inputs: Any) -> tuple[Any, ...]:
+        kept[name], onward = _on_the_path(inputs[0])
+        return (onward, *inputs[1:])
 
     return hook
+
+
+def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """What is kept, in float32, and what the network goes on with: made from it, so that the logits depend on it.
+
+    From half precision to single and back is exact: the logits are the same to the last digit.
+    """
+    kept = tensor.float()
+    return kept, kept.to(tensor.dtype)
 
 
 @contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.views import random_resized_crop
 from dfkd_bench.stages.bank import SyntheticBatch
-from dfkd_bench.stages.base import Augmenter, Distiller, Filter
+from dfkd_bench.stages.base import Augmenter, Distiller, Filter, StageContext
 from dfkd_bench.stages.network import Network
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.scores import ScoreHistory
 
 
 class NoAugmentation(Augmenter[StageOptions]):
@@ -67,10 +71,28 @@ class KeepAll(Filter[StageOptions]):
 class TeacherAgreement(Filter[StageOptions]):
     """An augmented image stays if the teacher gives it its source's target class."""
 
+    def __init__(self, options: StageOptions, context: StageContext) -> None:
+        super().__init__(options, context)
+        self._history = ScoreHistory()
+
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """True where the teacher's first guess is the target."""
-        guesses: Tensor = self.context.teacher(augmented.images).argmax(dim=1)
-        return guesses == augmented.targets
+        logits: Tensor = self.context.teacher(augmented.images)
+        keep = logits.argmax(dim=1) == augmented.targets
+        self._history.add(logits.softmax(dim=1).gather(1, augmented.targets[:, None])[:, 0], keep)
+        return keep
+
+    def report(self) -> dict[str, JsonValue]:
+        """The histograms of the probability that the teacher gives the target."""
+        return {"score": "the teacher's probability of the target", **self._history.report()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The histograms so far."""
+        return self._history.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._history.load_state_dict(state)
 
 
 class DistillationOptions(StageOptions):
@@ -91,11 +113,17 @@ class Distillation(Distiller[DistillationOptions]):
         return frozenset({"targets"}) if options.target_weight else frozenset()
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
-        """`kd`, and `target` if it has a weight."""
+        """`kd`, and `target` if it has a weight; soft labels, where there are some, take the targets' place."""
         with torch.no_grad():
             wanted = teacher(batch.images)
         logits = student(batch.images)
         losses = {"kd": kl_divergence(logits, wanted, self.options.tau)}
         if self.options.target_weight:
-            losses["target"] = self.options.target_weight * F.cross_entropy(logits, batch.targets)
+            wanted_classes = batch.targets if batch.soft is None else batch.soft
+            losses["target"] = self.options.target_weight * F.cross_entropy(logits, wanted_classes)
         return losses
+
+    def reference(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        """`kd` as tau^2 / N sum_i sum_k p_ik (ln p_ik - ln q_ik)."""
+        p, q = (F.softmax(logits / self.options.tau, dim=1) for logits in (teacher, student))
+        return {"kd": self.options.tau**2 * (p * (p.log() - q.log())).sum(dim=1).mean()}

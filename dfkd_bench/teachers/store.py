@@ -18,7 +18,7 @@ from torch import nn
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
-from dfkd_bench.environment import Execution, describe
+from dfkd_bench.environment import Execution, arithmetic, describe
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing, writable_folder
@@ -264,7 +264,8 @@ class TeacherStore:
         identity = training_identity(folder.name, self.registry, describe(self.execution, self.registry), model)
         checkpoint = Checkpoint(folder / "checkpoint.pt", identity, self.checkpoint_seconds, "training")
         training = Training(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
-        training.to_the_end(checkpoint)
+        with arithmetic(self.execution):
+            training.to_the_end(checkpoint)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in body.state_dict().values()):
             checkpoint.remove()  # from there it would come to the same end
             raise DfkdError(

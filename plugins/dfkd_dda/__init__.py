@@ -25,15 +25,24 @@ _BIBTEX = """\
 
 @hookimpl
 def dfkd_augmenters(register: Callable[[str, Any], None]) -> None:
-    """Diffusion augmenters."""
+    """Diffusion augmenters and their controls."""
     register("self-diffusion", "dfkd_dda.self_diffusion:SelfDiffusion")
     register("image-variation", "dfkd_dda.image_variation:ImageVariation")
+    register("unclip-variation", "dfkd_dda.image_variation:UnclipVariation")
+    register("image-to-image", "dfkd_dda.image_to_image:ImageToImage")
+    register("pixel-diffusion", "dfkd_dda.image_to_image:PixelDiffusion")
+    register("vae-roundtrip", "dfkd_dda.image_to_image:VaeRoundtrip")
+    register("identity", "dfkd_dda.controls:Identity")
+    register("mixup", "dfkd_dda.controls:MixUp")
+    register("cutmix", "dfkd_dda.controls:CutMix")
 
 
 @hookimpl
 def dfkd_filters(register: Callable[[str, Any], None]) -> None:
-    """The cosine filter."""
+    """The cosine filter, and those by the teacher's confidence."""
     register("cosine", "dfkd_dda.cosine:CosineFilter")
+    register("confidence", "dfkd_dda.confidence:ConfidenceFilter")
+    register("lenient", "dfkd_dda.confidence:LenientFilter")
 
 
 @hookimpl
@@ -75,11 +84,21 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
                     augmenter=use("image-variation"),
                     schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
                 ),
+                Preset(
+                    name="paper-unclip",
+                    augmenter=use("unclip-variation"),
+                    schedule={"warmup_rounds": 400, "epochs": 200, "steps_per_epoch": 2000},
+                ),
                 # CMI's own rule for this teacher, whose BatchNorm layers are too wide to tell images apart by.
                 *(
                     Preset(name=name, teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs"))
-                    for name in ("small", "paper")
+                    for name in ("small", "paper", "paper-unclip")
                 ),
+            ),
+            note=(
+                "The source of the diffusion model is ambiguous: the paper says Stable Diffusion V2, and its "
+                "repository links image variations made from Stable Diffusion 1. The preset paper takes the linked "
+                "model, paper-unclip the one that is image variations with Stable Diffusion 2."
             ),
         )
     )

@@ -67,7 +67,7 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
         """Train the U-Net to tell the noise in the bank's images."""
         options, context = self.options, self.context
         generator, device = context.generator, context.device
-        optimizer = torch.optim.AdamW(self.unet.parameters(), options.lr)
+        optimizer = torch.optim.AdamW(self.unet.parameters(), options.lr, fused=device.type == "cuda")
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.train_steps)
         self.unet.train().requires_grad_(True)
         for step in range(options.train_steps):
@@ -89,12 +89,14 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
         options, context = self.options, self.context
         source = torch.arange(len(batch), device=context.device).repeat_interleave(options.variants)
         clean = 2 * batch.images[source] - 1
-        self.scheduler.set_timesteps(options.steps, device=context.device)
-        going = self.scheduler.timesteps[options.steps - max(1, round(options.steps * options.strength)) :]
+        self.scheduler.set_timesteps(options.steps)
+        on_host = self.scheduler.timesteps[options.steps - max(1, round(options.steps * options.strength)) :]
+        going = on_host.to(context.device)
         noise = torch.randn(clean.shape, generator=context.generator, device=context.device)
         noisy = self.scheduler.add_noise(clean, noise, going[:1].expand(len(clean)))
-        for at in going:
-            noisy = self.scheduler.step(self._noise_in(noisy, at), at, noisy).prev_sample
+        # The scheduler computes with the number, which it would wait for if it were on the device.
+        for at, number in zip(going, on_host.tolist(), strict=True):
+            noisy = self.scheduler.step(self._noise_in(noisy, at), number, noisy).prev_sample
         images = ((noisy + 1) / 2).clamp(0, 1)
         return SyntheticBatch(images, batch.targets[source], source)
 

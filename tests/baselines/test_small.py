@@ -12,7 +12,7 @@ from dfkd_bench import SMALL, CostLedger, ImageBank, Network, Round, StageContex
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.hooks.registry import default_registry
 from dfkd_bench.models.wrn import wrn16_1, wrn40_2
-from dfkd_bench.planning.requests import Request, plan
+from dfkd_bench.planning.requests import Request, resolve
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.network import frozen
 
@@ -29,7 +29,9 @@ NULLS = ("noise", "untrained-generator", "one-image")
 def spec_of(method: str, preset: str = "small") -> RunSpec:
     pair, teacher = Pair(teacher="wrn40_2", student="wrn16_1"), TeacherRef(sha256="0" * 64)
     request = Request([method], [pair], "cifar10", teacher, preset)
-    return plan(request, CIFAR10, default_registry())[0]
+    # Resolved, not planned: the model of `dda paper` need not be on this machine.
+    registry = default_registry()
+    return resolve(registry.load("method", method), request, pair, 0, registry)
 
 
 def context() -> StageContext:

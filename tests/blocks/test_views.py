@@ -192,3 +192,12 @@ def test_the_gradient_of_a_crop_is_spread_over_the_image_and_keeps_its_sum():
     random_resized_crop(images, stream(1), flip=True).sum().backward()
     assert images.grad.sum(dim=(1, 2, 3)).tolist() == pytest.approx([64.0] * 4, rel=1e-4)
     assert float(images.grad.min()) >= 0
+
+
+def test_the_gradient_of_a_view_goes_to_the_pixel_that_it_shows():
+    images = torch.rand(5, 3, 6, 4, dtype=torch.float64, requires_grad=True)
+    for view in (
+        lambda draws, given: crop_and_flip(given, TrainTransform(padding=2, flip=True), draws),
+        lambda draws, given: jitter_and_flip(given, 2, True, draws),
+    ):
+        assert torch.autograd.gradcheck(lambda given, view=view: view(stream(3), given), images)

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 import pytest
 import torch
 from pydantic import Field
-from support.broken_stages import BROKEN, PixelOptions, ReadAndThrownAway, Whole
+from support.broken_stages import BROKEN, DrawsFromElsewhere, PixelOptions, ReadAndThrownAway, Whole
 from support.e2e_kit import cli, registry_with
 from torch import Tensor
 
 from dfkd_bench import DfkdError, Method, Round, StageOptions, Synthesizer, SyntheticBatch, use
-from dfkd_bench.contract import CHECKS, Finding, assert_contract, check_name, check_stage
+from dfkd_bench.contract import Finding, assert_contract, check_name, check_stage, checks_of
 from dfkd_bench.contract.alternatives import alternatives, shrunk
 from dfkd_bench.contract.world import World, make_card
 
 
 def by_check(stage: type[Any], *settings: dict[str, Any]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in check_stage(stage, *settings)}
+    return {finding.check: finding for finding in check_stage(stage, *settings, behavior=False)}
 
 
 def test_a_whole_stage_passes_every_check():
-    found = by_check(Whole)
-    assert list(found) == list(CHECKS)
-    assert {finding.verdict for finding in found.values()} == {"pass"}, found
+    found = {finding.check: finding for finding in check_stage(Whole)}
+    assert list(found) == list(checks_of(Whole))
+    skipped = {check: finding.reason for check, finding in found.items() if finding.verdict == "skipped"}
+    assert {finding.verdict for finding in found.values()} == {"pass"}, (found, skipped)
 
 
 @pytest.mark.parametrize("stage", BROKEN, ids=lambda stage: stage.__name__)
 def test_a_broken_stage_fails_its_check_with_the_sentence(stage):
     check, sentence = BROKEN[stage]
-    finding = by_check(stage)[check]
+    finding = next(finding for finding in check_stage(stage, behavior=False) if finding.check == check)
     assert finding.verdict == "fail"
     assert re.search(sentence, finding.reason), finding.reason
+    assert re.search(r"support/broken_stages\.py:\d+$", finding.where)
 
 
-@pytest.mark.parametrize("stage", BROKEN, ids=lambda stage: stage.__name__)
-def test_the_helper_for_tests_raises_with_every_failure(stage):
-    with pytest.raises(AssertionError, match=BROKEN[stage][1]):
-        assert_contract(stage)
+def test_the_helper_for_tests_raises_with_every_failure():
+    with pytest.raises(AssertionError, match="draws from elsewhere than its stream"):
+        assert_contract(DrawsFromElsewhere)
 
 
 def test_the_helper_for_tests_lets_a_whole_stage_through():
@@ -47,7 +49,8 @@ def test_the_helper_for_tests_lets_a_whole_stage_through():
 
 
 def test_a_broken_option_breaks_nothing_else():
-    verdicts = {check: finding.verdict for check, finding in by_check(ReadAndThrownAway).items()}
+    found = check_stage(ReadAndThrownAway, behavior=False)
+    verdicts = {finding.check: finding.verdict for finding in found}
     assert verdicts.pop("each option changes something") == "fail"
     assert set(verdicts.values()) == {"pass"}
 
@@ -77,9 +80,12 @@ class Raises(Whole):
 
 
 def test_a_stage_that_raises_fails_with_what_it_raised():
-    found = by_check(Raises)
-    assert {finding.verdict for finding in found.values()} == {"fail"}
-    assert found["images finite and in [0, 1]"].reason == "KeyError: 'nowhere'"
+    (finding,) = check_stage(Raises)
+    assert (finding.check, finding.verdict) == ("comes through a run", "fail")
+    assert finding.reason == "KeyError: 'nowhere'; 12 further checks wait for this"
+    line = inspect.getsourcelines(Raises.synthesize)[1] + 1
+    assert finding.where.endswith(f"test_contract.py:{line}")
+    assert str(finding).endswith(f"({finding.where})")
 
 
 class Refuses(Whole):
@@ -88,9 +94,9 @@ class Refuses(Whole):
 
 
 def test_a_stage_that_cannot_be_made_here_is_skipped_with_its_sentence():
-    found = by_check(Refuses)
-    assert {finding.verdict for finding in found.values()} == {"skipped"}
-    assert "give it with model=FOLDER" in found["state round-trips mid-run"].reason
+    (finding,) = check_stage(Refuses)
+    assert (finding.check, finding.verdict) == ("comes through a run", "skipped")
+    assert finding.reason == "it cannot be made here: its model is not at hand: give it with model=FOLDER"
 
 
 def test_an_option_without_another_value_is_named_and_not_failed():
@@ -172,7 +178,7 @@ def test_other_values_are_valid_ones_and_never_the_same():
 
 def test_student_and_teacher_agree_often_but_not_always(tmp_path):
     world = World(tmp_path, make_card())
-    images = torch.rand(300, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    images = world.batch("any", 300).images
     agree = (world.student(images).argmax(1) == world.teacher(images).argmax(1)).float().mean().item()
     assert 0.5 < agree < 1
 
@@ -213,4 +219,4 @@ def test_the_command_prints_each_check_with_its_verdict():
     assert done.code == 0
     assert "distiller kd" in done.out
     assert "skipped the adversary is alive: a distiller has no adversary" in done.out
-    assert done.out.rstrip().endswith("8 passed, 0 failed, 1 skipped")
+    assert done.out.rstrip().endswith("11 passed, 0 failed, 1 skipped")

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from support.kit import make_card, make_context
 from torch import Tensor, nn
 
-from dfkd_bench import Network, StageContext, SyntheticBatch
+from dfkd_bench import DfkdError, Network, StageContext, SyntheticBatch
+from dfkd_bench.contract import check_stage
+from dfkd_bench.hooks.registry import default_registry
 from dfkd_dda.cosine import CosineFilter, CosineOptions, cosine_similarity
 
 
@@ -95,3 +97,68 @@ def test_logits_can_be_compared_instead(context):
 def test_nothing_to_filter_is_no_error(context):
     nothing = VARIANTS.select(slice(0))
     assert CosineFilter(CosineOptions(), context).keep(nothing, SOURCES).tolist() == []
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.4, [True, False, True, False, False]), (1.0, [True] * 5)])
+def test_the_nearest_fraction_can_be_kept_instead(context, fraction, kept):
+    assert CosineFilter(CosineOptions(fraction=fraction), context).keep(VARIANTS, SOURCES).tolist() == kept
+    # A part of an image is an image.
+    assert CosineFilter(CosineOptions(fraction=0.01), context).keep(VARIANTS, SOURCES).sum() == 1
+
+
+def test_a_mixture_is_compared_with_the_nearest_of_its_parents(context):
+    mixed = SyntheticBatch(VARIANTS.images[1:3], VARIANTS.targets[:2], torch.tensor([[1, 0], [1, 1]]))
+    assert CosineFilter(CosineOptions(), context).keep(mixed, SOURCES).tolist() == [True, False]
+
+
+def test_pixels_can_be_compared(context):
+    # The teacher's features are the pixels here.
+    found = CosineFilter(CosineOptions(embedding="pixels"), context).keep(VARIANTS, SOURCES)
+    assert found.tolist() == [True, False, True, True, False]
+
+
+def test_the_record_has_the_histogram_of_the_cosines(context):
+    made = CosineFilter(CosineOptions(), context)
+    made.keep(VARIANTS, SOURCES)
+    (entry,) = made.report()["rounds"]
+    assert (entry["seen"], entry["kept"]) == (5, 3)
+    assert sum(entry["counts"]) == 5 and entry["counts"][19] == 2
+
+
+def test_clips_embedding_can_be_compared_by_path_and_is_counted(context, models):
+    folder = models["image-variation"] / "image_encoder"
+    options = CosineOptions(embedding="clip", clip_model=str(folder), threshold=0.999)
+    made = CosineFilter(options, context)
+    assert CosineFilter.prior_with(options) == "image" and CosineFilter.unmet(options, None, None, None) is None
+    copies = SyntheticBatch(SOURCES.images, SOURCES.targets, torch.tensor([0, 1]))
+    swapped = SyntheticBatch(SOURCES.images, SOURCES.targets, torch.tensor([1, 0]))
+    with context.ledger.phase("p") as cost:
+        assert made.keep(copies, SOURCES).tolist() == [True, True]
+    assert cost.forward["clip-encoder"] == 4
+    assert made.keep(swapped, SOURCES).tolist() == [False, False]
+    with pytest.raises(ValidationError, match="go together"):
+        CosineOptions(embedding="clip")
+    absent = CosineOptions(embedding="clip", clip_model="some/clip")
+    assert "needs the CLIP image encoder 'some/clip'" in CosineFilter.unmet(absent, None, None, None)
+
+
+def test_joined_filters_keep_what_each_keeps_and_tell_of_each(context):
+    stage = default_registry().load("filter", "cosine+agreement")
+    assert set(stage.Options.model_fields) == {f"cosine_{name}" for name in CosineOptions.model_fields}
+    made = stage(stage.Options.model_validate({"cosine_threshold": 0.55}), context)
+    with torch.no_grad():
+        agree = context.teacher(VARIANTS.images).argmax(dim=1) == VARIANTS.targets
+    near = torch.tensor([True, False, True, True, True])
+    assert made.keep(VARIANTS, SOURCES).tolist() == (agree & near).tolist()
+    assert 0 < int((agree & near).sum()) < int(near.sum())
+    assert {name: part["rounds"][0]["kept"] for name, part in made.report().items()} == {
+        "cosine": 4,
+        "agreement": int(agree.sum()),
+    }
+    with pytest.raises(ValidationError):
+        stage.Options.model_validate({"cosine_threshold": 7})
+    with pytest.raises(ValidationError, match="go together"):
+        stage.Options.model_validate({"cosine_embedding": "clip"})
+    with pytest.raises(DfkdError, match="joins a filter with itself"):
+        default_registry().load("filter", "cosine+cosine")
+    assert [f for f in check_stage(stage) if f.verdict == "fail"] == []

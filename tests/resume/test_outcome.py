@@ -25,6 +25,8 @@ from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.workbench import Workbench
 
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+CUDNN_9 = "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+CUBLAS = "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,8 @@ CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocat
         (RuntimeError(CPU_ALLOCATOR), ("out-of-memory", f"RuntimeError: {CPU_ALLOCATOR}")),
         (RuntimeError("CUDA error: out of memory"), ("out-of-memory", "RuntimeError: CUDA error: out of memory")),
         (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), ("out-of-memory", "RuntimeError: CUDNN_STATUS_ALLOC_FAILED")),
+        (RuntimeError(CUDNN_9), ("out-of-memory", f"RuntimeError: {CUDNN_9}")),
+        (RuntimeError(CUBLAS), ("out-of-memory", f"RuntimeError: {CUBLAS}")),
         (
             OSError(errno.ENOMEM, "Cannot allocate memory"),
             ("out-of-memory", f"OSError: [Errno {errno.ENOMEM}] Cannot allocate memory"),

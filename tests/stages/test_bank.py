@@ -195,3 +195,41 @@ def test_a_part_of_a_batch_keeps_images_targets_and_sources_together():
             [0, 1],
         )
     assert numbered(1, 2).select(slice(1)).source is None
+
+
+def softly(*rows: list[float]) -> SyntheticBatch:
+    soft = torch.tensor(rows)
+    return SyntheticBatch(torch.zeros(len(rows), *SHAPE), soft.argmax(dim=1), torch.zeros(len(rows), 2).long(), soft)
+
+
+def test_soft_labels_go_beside_hard_ones_which_are_certain():
+    bank = make_bank(capacity=4)
+    bank.add(numbered(2, 0))
+    assert bank.soft is None and bank.batch(slice(None)).soft is None
+    bank.add(softly([0.25, 0.75, 0.0], [0.5, 0.0, 0.5]))
+    assert bank.soft.tolist() == [[0, 0, 1], [1, 0, 0], [0.25, 0.75, 0], [0.5, 0, 0.5]]
+    bank.add(numbered(1))  # in the place of the first
+    assert bank.soft[:2].tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert bank.augmented.tolist() == [False, False, True, True]
+    assert bank.batch(torch.tensor([2])).soft.tolist() == [[0.25, 0.75, 0]]
+    other = make_bank(capacity=4)
+    other.load_state_dict(stored(bank.state_dict()))
+    other.add(softly([0.0, 1.0, 0.0]))
+    assert other.soft.tolist() == [[0, 1, 0], [0, 1, 0], [0.25, 0.75, 0], [0.5, 0, 0.5]]
+    assert other.augmented.tolist() == [False, True, True, True]
+
+
+def test_soft_labels_must_be_probabilities_and_sources_may_be_several():
+    batch = softly([0.25, 0.75, 0.0])
+    batch.check(SHAPE, 3, sourced=1)
+    with pytest.raises(ValueError, match="soft labels are torch.float32"):
+        batch.check(SHAPE, 4)
+    with pytest.raises(ValueError, match="must be non-negative and add up to 1"):
+        softly([0.5, 0.75, 0.0]).check(SHAPE, 3)
+    with pytest.raises(ValueError, match="do not name their sources"):
+        SyntheticBatch(batch.images, batch.targets, torch.zeros(2, 1).long()).check(SHAPE, 3, sourced=2)
+
+
+def test_bytes_survive_a_second_time_in_the_bank():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(quantize(values.float() / 255), values)

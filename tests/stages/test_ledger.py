@@ -260,3 +260,35 @@ def test_what_is_aside_of_a_phase_is_booked_elsewhere_with_its_seconds():
 def test_nothing_is_aside_of_no_phase():
     with pytest.raises(RuntimeError, match="aside of no phase"), CostLedger(CPU).aside("within"):
         pass
+
+
+def test_a_part_that_was_measured_can_be_booked_again():
+    ledger = CostLedger(torch.device("cpu"))
+    layer = torch.nn.Linear(3, 2)
+    ledger.watch(layer, "net")
+    with ledger.phase("p"):
+        layer(torch.zeros(5, 3))
+        with ledger.measured() as part:
+            layer(torch.zeros(4, 3)).sum().backward()
+    assert (part.forward, part.backward, part.flops) == ({"net": 4}, {"net": 4}, 3 * 4 * 12)
+    assert 0 < part.seconds <= ledger.phases["p"].seconds
+    with ledger.phase("q"):
+        ledger.repeat(part)
+        ledger.repeat(part)
+    again = ledger.phases["q"]
+    assert (again.forward, again.backward, again.flops) == ({"net": 8}, {"net": 8}, 2 * part.flops)
+    assert again.seconds >= 2 * part.seconds
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_is_counted_on_the_cpu_too():
+    ledger, layer = CostLedger(CPU), Attention()
+    ledger.watch(layer, "net")
+    with ledger.phase("p") as cost, torch.no_grad():
+        layer(torch.rand(3, 2, 5, 8))  # 3 images of 2 heads of 5 tokens with 8 numbers each
+    # Two products of [5, 8] and [8, 5] or back, in each head: 2 x 5 x 5 x 8 operations each.
+    assert cost.flops == 3 * 2 * 2 * (2 * 5 * 5 * 8)

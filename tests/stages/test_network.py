@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.kit import make_card, make_convnet, make_pencil, plain_pencil
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfkd_bench import DfkdError, Network
 from dfkd_bench.hooks.registry import default_registry
@@ -147,6 +148,23 @@ def test_bfloat16_runs_the_body_in_half_precision_and_answers_in_float32():
     torch.testing.assert_close(half(images), exact(images), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_what_is_observed_lies_on_the_path_to_the_logits(precision):
+    body, images = make_convnet(make_card(), seed=0).body, some_images().requires_grad_()
+    network = Network(body, make_card(), precision)
+    seen = network.observe(images, batchnorm=True, maps=("conv1", "bn2"), inputs=("bn1", "conv2"))
+    assert torch.equal(seen.logits, network(images))
+    wanted = [seen.features, *seen.maps.values(), *seen.inputs.values(), seen.batchnorm[1][1]]
+    gradients = torch.autograd.grad(seen.logits.square().sum(), wanted, retain_graph=True)
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+    # d(z . z)/d features through z = W f + b is 2 W' z.
+    torch.testing.assert_close(gradients[0], 2 * seen.logits.detach() @ body.fc.weight, rtol=0.02, atol=0.02)
+    # A loss on a map reaches the images as the loss on the logits does.
+    for tensor in wanted[:-1]:
+        (to_images,) = torch.autograd.grad(tensor.sum(), images, retain_graph=True)
+        assert float(to_images.abs().max()) > 0
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_frozen_network_is_as_it_was_afterwards(training):
     network = make_convnet(make_card(), seed=0).train(training)
@@ -181,3 +199,40 @@ def test_observing_a_teacher_changes_nothing_in_it():
 def test_the_state_is_the_bodys_own():
     network = make_convnet(make_card(), seed=0)
     assert set(network.state_dict()) == {f"body.{name}" for name in network.body.state_dict()}
+
+
+def casts_of(network, images):
+    shapes = [each.shape for each in network.body.parameters()]
+
+    class Count(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and not args[0].requires_grad:
+                self.found += args[0].shape in shapes
+            return func(*args, **(kwargs or {}))
+
+    with Count() as count:
+        answer = network(images)
+    return answer, count.found
+
+
+def test_frozen_weights_are_cast_to_half_precision_once_and_anew_when_they_change():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    network, images = Network(body, make_card(), torch.bfloat16).requires_grad_(False), torch.rand(7, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = body(network.normalize(images)).float()
+    first, second = casts_of(network, images), casts_of(network, images)
+    assert torch.equal(first[0], plain)
+    assert torch.equal(second[0], plain)
+    assert (first[1], second[1]) == (4, 0)  # two weights, two biases
+    assert {each.dtype for each in body.parameters()} == {torch.float32}
+    body[3].bias.data.add_(1)
+    body[3].bias.add_(1)
+    assert (network(images) - plain).min() > 1.9
+    with pytest.raises(RuntimeError):
+        network(torch.rand(7, 2, 8, 8))
+    assert all(isinstance(each, nn.Parameter) and each.dtype == torch.float32 for each in body.parameters())
+    network.requires_grad_(True)
+    network(images).sum().backward()
+    assert all(each.grad is not None for each in body.parameters())

@@ -1,4 +1,4 @@
-"""Ten stages, each broken in one way that this field's released code, or any code, is broken in; and a whole one."""
+"""Stages, each broken in one way that this field's released code, or any code, is broken in; and a whole one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,31 @@
+"""One thing in a results folder that does not fit. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Finding"]
+
+_LONGEST = 600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What does not fit, where.
+
+    Attributes:
+        path: the file or folder.
+        field: the field, column or part of it, with a dot between a field and its own fields.
+        text: what is wrong, beginning with a verb: `is 99, but ...`.
+    """
+
+    path: Path
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        """One printable sentence: what strangers wrote into a record cannot steer the terminal."""
+        sentence = f"{self.path}: {self.field} {self.text}"
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+        return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
