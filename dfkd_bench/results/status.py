@@ -137,4 +137,5 @@ def _seconds_left(at: progress_file.Progress | None) -> float | None:
     if behind <= 0 or at.going_since is None:
         return None
     took = (at.updated - at.going_since).total_seconds()
-    return took / behind * (at.segments - _behind(at))
+    # A clock that was put back says nothing of the run's pace.
+    return took / behind * (at.segments - _behind(at)) if took > 0 else None

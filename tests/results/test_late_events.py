@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from support.e2e_kit import bench, listening, make_record, own_cache, specs  # noqa: F401
 from support.faulty_stages import faulty
 
 from dfkd_bench.engines import run_grid
-from dfkd_bench.results import progress_file
+from dfkd_bench.results import locks, progress_file
 from dfkd_bench.results.status import run_states
 from dfkd_bench.runs.runner import run_spec
 
@@ -47,3 +49,40 @@ def test_a_grid_counts_the_runs_that_it_made_itself(tmp_path):
     assert done.made == 2
     assert None not in done.records
     assert run_grid(planned, workbench, engine="inline").made == 0
+
+
+def test_a_clock_that_was_put_back_gives_no_negative_time_left(tmp_path):
+    workbench, spec = faulty(tmp_path)
+    record = make_record(spec, None)
+    begun = progress_file.Progress.begin(spec, record.priors, record.environment)
+    later = begun.updated + timedelta(hours=1)
+    begun = begun.model_copy(update={"going_since": later, "segments": 4, "done": 2})
+    workbench.results.require_writable()
+    workbench.results.folder(spec.hash).mkdir()
+    progress_file.ProgressFile(workbench.results, begun).write()
+    lock = locks.acquire(workbench.results.path, spec.hash)
+    assert [(found.state, found.seconds_left) for found in run_states(workbench.results)] == [("running", None)]
+    lock.release()
+
+
+def test_a_file_system_that_becomes_read_only_in_mid_run_is_one_sentence_and_leaves_the_run_interrupted(
+    tmp_path, monkeypatch
+):
+    workbench = bench(tmp_path / "results")
+    (spec,) = specs(workbench, "noise")
+    touch = Path.touch
+
+    def refused(self, *args, **kwargs):
+        if self.is_relative_to(tmp_path / "results"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        touch(self, *args, **kwargs)
+
+    def hear(event):
+        if event.kind == "epoch":
+            monkeypatch.setattr(Path, "touch", refused)
+
+    with listening(workbench.registry, hear):
+        done = run_grid([spec], workbench, engine="inline", checkpoint_seconds=0)
+    assert (done.records, len(done.problems), done.made) == ([None], 1, 0)
+    assert "(Read-only file system): choose another folder or fix its permissions" in done.problems[0]
+    assert [state.state for state in run_states(workbench.results, [spec])] == ["interrupted"]
