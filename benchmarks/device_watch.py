@@ -216,6 +216,11 @@ def _masked_select(tensor: Tensor, mask: Tensor) -> Tensor:
     return tensor.new_empty(tensor.numel())
 
 
+def _bincount(tensor: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    # Every integer is 1.
+    return torch.empty(max(minlength, 2), dtype=torch.int64, device=tensor.device)
+
+
 def _update_stats(inputs: Tensor, mean: Tensor | None, variance: Tensor | None, momentum: float) -> Any:
     dtype = torch.promote_types(inputs.dtype, torch.float32) if mean is None else mean.dtype
     return tuple(torch.empty(inputs.shape[1], dtype=dtype, device=inputs.device) for _ in range(2))
@@ -248,6 +253,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.index_put_.default: _index_put_,
     aten.nonzero.default: _nonzero,
     aten.masked_select.default: _masked_select,
+    aten.bincount.default: _bincount,
     aten.equal.default: lambda one, other: True,
     aten.batch_norm_update_stats.default: _update_stats,
     aten._fused_sgd_.default: _fused_sgd,
