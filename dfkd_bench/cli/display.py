@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dfkd_bench.cli.console import console, say
+from dfkd_bench.cli.console import shown as as_text
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.hooks.specs import hookimpl
@@ -53,14 +53,13 @@ def _outcome(event: RunEvent) -> str:
 class Lines:
     """Plain lines: the start of each phase, each epoch, and the progress of long phases."""
 
-    def __init__(self, stream: Any = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self) -> None:
         self._said = time.monotonic()
         self._phases: dict[str, str] = {}
         self._announced: set[tuple[str, str]] = set()
 
     def _say(self, title: str, text: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {title}: {text}", file=self._stream, flush=True)
+        say(f"[{time.strftime('%H:%M:%S')}] {title}: {text}", err=True)
         self._said = time.monotonic()
 
     @hookimpl
@@ -84,14 +83,14 @@ class Lines:
 class Bars:
     """A bar for the current phase of each run, with the time left, and a line for each finished epoch and run."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=console(err=True),
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -106,23 +105,23 @@ class Bars:
         if event.kind == "phase":
             if event.run not in self._tasks:
                 self._tasks[event.run] = self.progress.add_task("", total=None)
-            self.progress.reset(self._tasks[event.run], description=f"{event.title}: {_phase(event)}", total=None)
+            what = as_text(f"{event.title}: {_phase(event)}")
+            self.progress.reset(self._tasks[event.run], description=what, total=None)
         elif event.kind == "progress" and event.run in self._tasks:
             self.progress.update(self._tasks[event.run], completed=event.data["done"], total=event.data["total"])
             if event.data["phase"] == _TEACHER and event.data["done"] == event.data["total"]:
                 self._remove(event.run)  # a teacher has no other end
         elif event.kind == "epoch":
-            self.progress.console.print(f"{event.title}: {_epoch(event.data)}", highlight=False)
+            self.progress.console.print(f"{event.title}: {_epoch(event.data)}")
         elif event.kind in ("finished", "failed"):
             self._remove(event.run)
-            self.progress.console.print(f"{event.title}: {_outcome(event)}", highlight=False)
+            self.progress.console.print(f"{event.title}: {_outcome(event)}")
 
 
 @contextmanager
 def shown(registry: Registry) -> Iterator[None]:
     """Show the events of all runs inside."""
-    console = Console(stderr=True)
-    bars = Bars(console) if console.is_terminal else None
+    bars = Bars() if console(err=True).is_terminal else None
     listener = bars or Lines()
     registry.listen(listener)
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from dfkd_bench.cli.console import say
 from dfkd_bench.cli.options import ResultsDir, examples
 
 EXAMPLES = examples("dfkd-bench leaderboard", "dfkd-bench leaderboard --results results/reference/digits-quick")
@@ -27,6 +28,6 @@ def leaderboard(results: ResultsDir = Path("results")) -> None:
         )
     if not table.empty:
         print_table(table)
-        typer.echo(f"{len(table)} rows in {results / 'leaderboard.csv'}")
+        say(f"{len(table)} rows in {results / 'leaderboard.csv'}")
     if damaged:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.cli.console import complain, say
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
@@ -28,6 +29,7 @@ from dfkd_bench.cli.options import (
     TeachersDir,
     examples,
 )
+from dfkd_bench.errors import DfkdError, Report
 from dfkd_bench.no_gc import without_gc
 
 if TYPE_CHECKING:
@@ -125,13 +127,18 @@ def run(
             here=engine is not EngineChoice.ray,
         )
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
-        states = _states(bench, runs, retry is not None)
+        odd: list[DfkdError] = []
+        states = _states(bench, runs, retry is not None, odd.append)
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
     if dry_run:
         if todo:
-            typer.echo(left(bench, todo))
+            say(left(bench, todo))
+        for error in odd:
+            complain(error)
+        if odd:
+            raise typer.Exit(2)
         return
     from dfkd_bench.cli import display
     from dfkd_bench.cli.tables import print_comparison, report_damage  # slow to import, and not needed before
@@ -151,23 +158,28 @@ def run(
                 retry=retry is not None,
             )
     except KeyboardInterrupt:
-        typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
+        complain("interrupted; the same command continues from the last checkpoints")
         raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
         update_leaderboard(bench.results, report_damage)
         print_comparison(records)
-        found, run_now = len(specs) - len(todo), len(todo) - done.records.count(None)
-        typer.echo(f"{found} found, {run_now} run; records and pictures in {results}/, ", nl=False)
-        typer.echo(f"table in {results}/leaderboard.csv")
+        found, run_now = len(specs) - len(todo) - len(odd), len(records) - len(specs) + len(todo) + len(odd)
+        what = f"{found} found, {run_now} run; records and pictures in {results}/"
+        say(f"{what}, table in {results}/leaderboard.csv")
     _end(done)
 
 
-def _states(bench: Workbench, runs: list[Planned], retry: bool) -> dict[str, str]:
-    """For each run's hash: `to do`, `done`, or how it failed."""
+def _states(bench: Workbench, runs: list[Planned], retry: bool, report: Report) -> dict[str, str]:
+    """For each run's hash: `to do`, `done`, how it failed, or `odd` where its record cannot be read."""
     states = {}
     for run in runs:
-        record = bench.results.read(run.spec.hash)
+        try:
+            record = bench.results.read(run.spec.hash)
+        except DfkdError as error:
+            states[run.spec.hash] = "odd"
+            report(error)
+            continue
         if record is None or (retry and record.status != "finished"):
             states[run.spec.hash] = "to do"
         else:
@@ -193,26 +205,24 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
     todo = [run.spec for run in runs if states[run.spec.hash] == "to do"]
     datasets, presets = ({getattr(run.spec, name) for run in runs} for name in ("dataset", "preset"))
     what = f"{', '.join(sorted(datasets))}, preset {', '.join(sorted(presets))}"
-    typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {where}")
-    lines = []
+    say(f"{len(runs)} runs, {len(todo)} to do; {what}; {where}")
     for run in runs:
         spec = run.spec
         stages = " -> ".join((spec.synthesizer.name, spec.augmenter.name, spec.filter.name, spec.distiller.name))
         more = [f"preset {spec.preset}"] * (len(presets) > 1) + [spec.protocol] * (spec.protocol != "native")
         more += [f"'{run.label}'"] * (run.label != spec.method)
-        lines.append(f"  {spec.hash}  {states[spec.hash]:5}  {', '.join([spec.title, *more])}: {stages}")
-    typer.echo("\n".join(lines))
+        say(f"  {spec.hash}  {states[spec.hash]:5}  {', '.join([spec.title, *more])}: {stages}")
     for (network, dataset), spec in {(spec.pair.teacher, spec.dataset): spec for spec in todo}.items():
         recipe = spec.teacher.recipe
         if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
             long = recipe.epochs > _LONG_TRAINING
             note = " (hours on a GPU, days on a CPU; --teacher FILE takes one that you have)" if long else ""
-            typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
+            say(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
     for sentence in _warnings(bench, todo):
-        typer.echo(sentence)
+        say(sentence)
     hint = bench.card(next(iter(datasets))).hint if len(datasets) == 1 else None
     if hint is not None:
-        typer.echo(hint)
+        say(hint)
 
 
 def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
@@ -230,12 +240,12 @@ def _end(outcome: GridOutcome) -> None:
     """Exit status 1 if a run failed, else 2 if something that the user can fix left runs undone."""
     failed = [record for record in outcome.records if record is not None and record.status != "finished"]
     for record in failed:
-        typer.echo(
+        say(
             f"{record.status}: {record.spec.title} ({record.run}), last good epoch {record.last_good_epoch}: "
             f"{record.reason}",
             err=True,
         )
     for problem in outcome.problems:
-        typer.echo(f"dfkd-bench: {problem}", err=True)
+        complain(problem)
     if failed or outcome.problems:
         raise typer.Exit(1 if failed else 2)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
+
+from dfkd_bench.cli.console import Column, complain, say
+from dfkd_bench.cli.console import table as print_columns
 
 if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.results.records import Record
 
-__all__ = ["console", "print_comparison", "print_table", "report_damage"]
-
-
-def console() -> Console:
-    """Standard output; if it is no terminal, wide enough that no column is cut."""
-    out = Console()
-    return out if out.is_terminal else Console(width=160)
+__all__ = ["print_comparison", "print_table", "report_damage"]
 
 
 def report_damage(error: DfkdError) -> None:
     """Report which record is left out of a table, and why."""
-    print(f"dfkd-bench: left out: {error}", file=sys.stderr)
+    complain(f"left out: {error}")
 
 
 def print_comparison(records: Sequence[Record]) -> None:
@@ -37,22 +31,16 @@ def print_comparison(records: Sequence[Record]) -> None:
 
 def print_table(table: pd.DataFrame) -> None:
     """The columns that matter most, a table for each dataset, preset and protocol; all columns are in the CSV."""
-    out = console()
     for (dataset, preset, protocol), group in table.groupby(["dataset", "preset", "protocol"], sort=True):
         title = f"{dataset}, preset {preset}, {protocol} budgets: test accuracy in percent after the last epoch"
-        shown = Table(title=title, title_justify="left")
-        for name in ("Pair", "Method", "Augmenter", "Prior"):
-            shown.add_column(name, no_wrap=True)
-        for name in _NUMBERS:
-            shown.add_column(name, justify="right")
-        for row in group.head(_MOST).to_dict("records"):
-            shown.add_row(*_cells(row))
-        out.print(shown)
+        names = [Column(name, no_wrap=True) for name in ("Pair", "Method", "Augmenter", "Prior")]
+        numbers = [Column(name, right=True) for name in _NUMBERS]
+        print_columns(title, [*names, *numbers], [_cells(row) for row in group.head(_MOST).to_dict("records")])
         if len(group) > _MOST:
-            out.print(f"{len(group) - _MOST} more rows are in leaderboard.csv.")
-    out.print("Oracle: the best epoch on the test set. Agree: same answer as the teacher. Seconds and FLOPs per run.")
+            say(f"{len(group) - _MOST} more rows are in leaderboard.csv.")
+    say("Oracle: the best epoch on the test set. Agree: same answer as the teacher. Seconds and FLOPs per run.")
     for note in _notes(table):
-        out.print(note, highlight=False)
+        say(note)
 
 
 # Nobody reads more rows under one heading, and they take seconds to lay out.

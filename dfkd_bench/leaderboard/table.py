@@ -151,7 +151,7 @@ def _point(record: Record) -> _Point:
         kept=bank.kept,
         in_bank=bank.in_bank,
         target_agreement=bank.target_agreement,
-        seconds=tuple(float(cost.get(phase, {}).get("seconds", 0)) for phase in _PHASES),
+        seconds=tuple(cost[phase]["seconds"] if phase in cost else 0.0 for phase in _PHASES),
         tflops=sum(phase["flops"] for phase in cost.values()) / 1e12,
         peak_memory=max((phase["peak_memory"] for phase in cost.values()), default=None),
         hardware=sys.intern(record.environment.hardware),

@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
 from dfkd_bench.environment import Execution, describe
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, Report, raise_it
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.foreign import Number, read_model
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
@@ -42,11 +43,11 @@ class TeacherCard(BaseModel):
     dataset: str
     num_classes: int
     image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Number, ...]
+    std: tuple[Number, ...]
     sha256: str
-    accuracy: float
-    accuracy_top5: float
+    accuracy: Number
+    accuracy_top5: Number
     test_split: str
     recipe: TeacherRecipe | None
     source: str
@@ -83,7 +84,7 @@ class TeacherStore:
     def has(self, ref: TeacherRef, model: str, dataset: str) -> bool:
         """Whether the teacher that a spec names is there already."""
         if ref.sha256 is not None:
-            return any(card.sha256 == ref.sha256 for _, card in self.cards())
+            return any(card.sha256 == ref.sha256 for _, card in self.cards(lambda error: None))
         assert ref.recipe is not None
         return (self._folder(model, dataset, ref.recipe) / "card.json").exists()
 
@@ -97,10 +98,12 @@ class TeacherStore:
             DfkdError: weights of that hash are not in the store, or data or folder are missing.
         """
         if ref.sha256 is not None:
-            found = next((folder for folder, card in self.cards() if card.sha256 == ref.sha256), None)
+            odd: list[DfkdError] = []
+            found = next((folder for folder, card in self.cards(odd.append) if card.sha256 == ref.sha256), None)
             if found is None:
+                left_out = f" (left out: {'; '.join(map(str, odd))})" if odd else ""
                 raise DfkdError(
-                    f"no teacher with weights {ref.sha256[:16]} in {self.path}: give its file with --teacher"
+                    f"no teacher with weights {ref.sha256[:16]} in {self.path}{left_out}: give its file with --teacher"
                 )
             return self._load(found)
         assert ref.recipe is not None
@@ -153,10 +156,18 @@ class TeacherStore:
             )
         return body, data, source
 
-    def cards(self) -> Iterator[tuple[Path, TeacherCard]]:
-        """Every teacher's folder and card, by name."""
+    def cards(self, report: Report = raise_it) -> Iterator[tuple[Path, TeacherCard]]:
+        """Every teacher's folder and card, by name.
+
+        Args:
+            report: called with what is wrong with each card that cannot be read, which is left out; by
+                default the first of it is raised.
+        """
         for path in sorted(self.path.glob("*/card.json")):
-            yield path.parent, _read_card(path)
+            try:
+                yield path.parent, _read_card(path)
+            except DfkdError as error:
+                report(error)
 
     def verify(self, folder: Path) -> tuple[TeacherCard, float]:
         """A card, and the test accuracy measured anew.
@@ -258,7 +269,8 @@ def _slug(*parts: str) -> str:
 
 
 def _read_card(path: Path) -> TeacherCard:
+    remedy = "remove the folder and make the teacher anew"
     try:
-        return TeacherCard.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DfkdError(f"{path} is no teacher card: remove the folder and make the teacher anew") from error
+        return read_model(TeacherCard, path, "teacher card", remedy)
+    except FileNotFoundError as error:
+        raise DfkdError(f"{path} is not there: {remedy}") from error
