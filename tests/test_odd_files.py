@@ -31,6 +31,13 @@ from dfkd_bench.results.records import Results
 from dfkd_bench.results.status import run_states
 from dfkd_bench.teachers.store import TeacherCard
 from dfkd_bench.teachers.weights import find_weights, read_weights
+from dfkd_bench.workbench import Workbench
+
+
+def planner(results) -> Workbench:
+    """For what needs no teacher."""
+    return Workbench.make(results=results, teachers=results / "teachers", device="cpu", precision="fp32")
+
 
 GOOD_GRID = f'pairs = ["{PAIR}"]\nmethods = ["noise"]\n'
 
@@ -40,10 +47,10 @@ def deadline():
     """What hangs fails."""
 
     def ring(*_):
-        raise TimeoutError("a minute has passed")
+        raise TimeoutError("this hangs")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(60)
+    signal.alarm(300)  # on a machine that is busy with other things; alone, all of them take seconds
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -96,24 +103,25 @@ def test_odd_plans_and_progress_files_take_nothing_with_them(tmp_path):
     (tmp_path / ".plans").mkdir()
     good = {"f" * 16: "noise a:b c seed 1"}
     (tmp_path / ".plans" / "good.json").write_text(json.dumps(good), encoding="utf-8")
-    plans = []
+    odd = []
     for index, (kind, make) in enumerate(ODD.items()):
         path = tmp_path / ".plans" / f"{index}.json"
         make(path)
-        plans += [path] * (kind != ABSENT)
-        (tmp_path / f"{index:016x}").mkdir()
-        make(tmp_path / f"{index:016x}" / "progress.json")
+        run = tmp_path / f"{index:016x}"
+        run.mkdir()
+        make(run / "progress.json")
+        # A link that leads nowhere is as good as no file.
+        odd += [path, run / "progress.json"] if (run / "progress.json").exists() else [path] * (kind != ABSENT)
     before = snapshot(tmp_path)
     done = cli("status", "--results", tmp_path)
-    named(done.err, plans)
-    count = len(ODD)
-    said = f"{count + 2} runs: 1 done, 0 running, 0 failed, {count - 1} interrupted, 2 waiting"
+    named(done.err, odd)
+    said = f"{len(ODD) + 2} runs: 1 done, 0 running, 0 failed, {len(ODD) - 2} interrupted, 3 waiting"
     assert done.out.splitlines()[0] == said
     assert snapshot(tmp_path) == before
 
 
 def test_of_many_runs_those_with_odd_records_are_named_and_the_others_are_done(tmp_path):
-    workbench, kinds = bench(tmp_path / "results"), list(ODD)
+    workbench, kinds = planner(tmp_path / "results"), list(ODD)
     planned = [run.spec for run in api.plan_grid(workbench, grid(tmp_path, f"seeds = {len(kinds) + 1}\n"))]
     paths = []
     for spec, kind in zip(planned, kinds, strict=False):
@@ -182,16 +190,16 @@ def test_odd_teacher_cards_are_named_and_the_good_one_is_listed(tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "card.json").write_text(card().model_dump_json(), encoding="utf-8")
     paths = []
-    for index, make in enumerate(ODD.values()):
+    for index, (kind, make) in enumerate(ODD.items()):
         (tmp_path / f"odd-{index}").mkdir()
         path = tmp_path / f"odd-{index}" / "card.json"
         make(path)
-        paths.append(path)
+        paths += [path] * (kind != ABSENT)
     before = snapshot(tmp_path)
     done = cli("teacher", "list", "--teachers", tmp_path)
     assert done.code == 1
     assert "made by hand" in done.out
-    named(done.err, [path for path in paths if path.exists() or "nothing" not in str(path.readlink())])
+    named(done.err, paths)
     assert snapshot(tmp_path) == before
 
 
@@ -206,7 +214,7 @@ def test_an_odd_grid_file_is_sentences(tmp_path, kind):
     path = tmp_path / "grid.toml"
     ODD[kind](path)
     with pytest.raises(DfkdError) as caught:
-        api.plan_grid(bench(tmp_path), path)
+        api.plan_grid(planner(tmp_path), path)
     assert all(str(path) in sentence for sentence in caught.value.sentences)
 
 
@@ -227,13 +235,13 @@ def test_an_odd_grid_file_is_sentences(tmp_path, kind):
 )
 def test_odd_content_of_a_grid_file_is_sentences(tmp_path, more, sentence):
     with pytest.raises(DfkdError, match=sentence):
-        api.plan_grid(bench(tmp_path), grid(tmp_path, more))
+        api.plan_grid(planner(tmp_path), grid(tmp_path, more))
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
     path = grid(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(api.plan_grid(bench(tmp_path), path)) == 1
+    assert len(api.plan_grid(planner(tmp_path), path)) == 1
     record = Results(tmp_path).write(make_record())
     record.write_bytes(b"\xef\xbb\xbf" + record.read_bytes())
     assert Results(tmp_path).read(make_spec().hash) == make_record()

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, Report
 from dfkd_bench.files import remove, replacing
 from dfkd_bench.foreign import Number, read_model
 from dfkd_bench.method import Prior
@@ -114,13 +114,26 @@ def _path(results: Results, run: str) -> Path:
     return results.folder(run) / "progress.json"
 
 
-def read(results: Results, run: str) -> Progress | None:
-    """How far a run was when it last said so; None if there is no such file, or none that can be read."""
+def read(results: Results, run: str, report: Report = lambda error: None) -> Progress | None:
+    """How far a run was when it last said so; None if there is no such file, or none that can be read.
+
+    Args:
+        results: the results folder.
+        run: the spec's hash.
+        report: called with what is wrong with the file.
+    """
+    path = _path(results, run)
     try:
-        found = read_model(Progress, _path(results, run), "progress file", "remove it")
-    except (FileNotFoundError, DfkdError):
+        found = read_model(Progress, path, "progress file", "remove it")
+    except FileNotFoundError:
         return None
-    return found if found.spec.hash == run else None
+    except DfkdError as error:
+        report(error)
+        return None
+    if found.spec.hash != run:
+        report(DfkdError(f"{path} is of run {found.spec.hash}, not of {run}: remove it"))
+        return None
+    return found
 
 
 class ProgressFile:

@@ -91,7 +91,7 @@ def run_states(
     states = []
     for place in places:
         try:
-            states.append(_state(*place))
+            states.append(_state(*place, report))
         except DfkdError as error:
             report(error)
     if specs is None:
@@ -101,9 +101,9 @@ def run_states(
     return states
 
 
-def _state(results: Results, run: str, title: str | None) -> RunState:
+def _state(results: Results, run: str, title: str | None, report: Report) -> RunState:
     if (results.folder(run) / "progress.json").exists():
-        return _begun(results, run, title)
+        return _begun(results, run, title, report)
     record = results.read(run)
     if record is not None:
         return _ended(record)
@@ -111,8 +111,8 @@ def _state(results: Results, run: str, title: str | None) -> RunState:
     return RunState(run, "interrupted" if begun else "waiting", title)
 
 
-def _begun(results: Results, run: str, title: str | None) -> RunState:
-    at = progress_file.read(results, run)
+def _begun(results: Results, run: str, title: str | None, report: Report) -> RunState:
+    at = progress_file.read(results, run, report)
     title = title if at is None else at.spec.title
     if _is_held(results, run, at):
         return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))

@@ -19,7 +19,7 @@ from dfkd_bench.datasets.split import Split
 from dfkd_bench.environment import Execution, describe
 from dfkd_bench.errors import DfkdError, Report, raise_it
 from dfkd_bench.evaluation import Evaluator
-from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.files import listed, replacing, writable_folder
 from dfkd_bench.foreign import Number, read_model
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
@@ -32,6 +32,9 @@ from dfkd_bench.teachers.training import fit_to_data
 from dfkd_bench.teachers.weights import Source, find_weights, fit, read_weights, save_weights, weights_hash
 
 __all__ = ["Teacher", "TeacherCard", "TeacherStore"]
+
+
+_REMEDY = "remove the folder and make the teacher anew"
 
 
 class TeacherCard(BaseModel):
@@ -163,9 +166,13 @@ class TeacherStore:
             report: called with what is wrong with each card that cannot be read, which is left out; by
                 default the first of it is raised.
         """
-        for path in sorted(self.path.glob("*/card.json")):
+        for folder in listed(self.path) if self.path.exists() else ():
+            if not folder.is_dir():
+                continue
             try:
-                yield path.parent, _read_card(path)
+                yield folder, read_model(TeacherCard, folder / "card.json", "teacher card", _REMEDY)
+            except FileNotFoundError:
+                continue  # a folder of something else, or a teacher in training
             except DfkdError as error:
                 report(error)
 
@@ -269,8 +276,7 @@ def _slug(*parts: str) -> str:
 
 
 def _read_card(path: Path) -> TeacherCard:
-    remedy = "remove the folder and make the teacher anew"
     try:
-        return read_model(TeacherCard, path, "teacher card", remedy)
+        return read_model(TeacherCard, path, "teacher card", _REMEDY)
     except FileNotFoundError as error:
-        raise DfkdError(f"{path} is not there: {remedy}") from error
+        raise DfkdError(f"{path} is not there: {_REMEDY}") from error
