@@ -243,9 +243,9 @@ def read_model(model: type[ModelT], path: Path, what: str, remedy: str) -> Model
 def refusal(error: ValidationError, path: Path | str, what: str, remedy: str) -> DfkdError:
     """The sentence about what pydantic refused in a file."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"])) or "its JSON"
+    where = ".".join(map(str, first["loc"]))
     reason = first["msg"].removeprefix("Value error, ")
-    return DfkdError(f"{path} is no valid {what} ({where}: {reason}): {remedy}")
+    return DfkdError(f"{path} is no valid {what} ({f'{where}: {reason}' if where else reason}): {remedy}")
 
 
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -266,7 +266,7 @@ def _loads(text: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         raise _RefusedError(f"byte {error.start} is not UTF-8") from error
     except ValueError as error:
-        raise _RefusedError(f"its JSON: {first_line(error)}") from error
+        raise _RefusedError(f"Invalid JSON: {first_line(error)}") from error
     problem = check_plain(found)
     if problem is not None:
         raise _RefusedError(problem)

@@ -22,6 +22,7 @@ from dfkd_bench.cli.console import shown as as_text
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.hooks.specs import hookimpl
+from dfkd_bench.texts import brief
 
 __all__ = ["Bars", "Lines", "shown"]
 
@@ -29,6 +30,10 @@ _LINE_SECONDS = 15.0
 _PHASE_SECONDS = 5.0
 _TEACHER = "teacher training"
 _NAMES = {"synthesizer": "synthesis", "augmenter": "augmentation", "filter": "filtering", "distiller": "distillation"}
+
+
+def _title(event: RunEvent) -> str:
+    return brief(event.title, 200)
 
 
 def _phase(event: RunEvent) -> str:
@@ -70,14 +75,16 @@ class Lines:
             # Distillation's epochs have lines of their own, and stream methods have a thousand short rounds.
             is_new = (event.run, event.data["phase"]) not in self._announced
             if event.data["phase"] != "distillation" and (is_new or time.monotonic() - self._said > _PHASE_SECONDS):
-                self._say(event.title, self._phases[event.run])
+                self._say(_title(event), self._phases[event.run])
             self._announced.add((event.run, event.data["phase"]))
         elif event.kind == "progress" and time.monotonic() - self._said > _LINE_SECONDS:
-            self._say(event.title, f"{self._phases.get(event.run, '')}: {event.data['done']} of {event.data['total']}")
+            self._say(
+                _title(event), f"{self._phases.get(event.run, '')}: {event.data['done']} of {event.data['total']}"
+            )
         elif event.kind == "epoch":
-            self._say(event.title, _epoch(event.data))
+            self._say(_title(event), _epoch(event.data))
         elif event.kind in ("finished", "failed"):
-            self._say(event.title, _outcome(event))
+            self._say(_title(event), _outcome(event))
 
 
 class Bars:
@@ -105,17 +112,17 @@ class Bars:
         if event.kind == "phase":
             if event.run not in self._tasks:
                 self._tasks[event.run] = self.progress.add_task("", total=None)
-            what = as_text(f"{event.title}: {_phase(event)}")
+            what = as_text(f"{_title(event)}: {_phase(event)}")
             self.progress.reset(self._tasks[event.run], description=what, total=None)
         elif event.kind == "progress" and event.run in self._tasks:
             self.progress.update(self._tasks[event.run], completed=event.data["done"], total=event.data["total"])
             if event.data["phase"] == _TEACHER and event.data["done"] == event.data["total"]:
                 self._remove(event.run)  # a teacher has no other end
         elif event.kind == "epoch":
-            self.progress.console.print(f"{event.title}: {_epoch(event.data)}")
+            self.progress.console.print(f"{_title(event)}: {_epoch(event.data)}")
         elif event.kind in ("finished", "failed"):
             self._remove(event.run)
-            self.progress.console.print(f"{event.title}: {_outcome(event)}")
+            self.progress.console.print(f"{_title(event)}: {_outcome(event)}")
 
 
 @contextmanager
