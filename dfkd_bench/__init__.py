@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "SMALL": "method",
     "Augmenter": "stages.base",
     "CostLedger": "stages.ledger",
     "DatasetCard": "card",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from dfkd_bench.errors import DfkdError, first_line
     from dfkd_bench.hooks.events import RunEvent
     from dfkd_bench.hooks.specs import hookimpl
-    from dfkd_bench.method import Method, Preset, Prior, Schedule, use
+    from dfkd_bench.method import SMALL, Method, Preset, Prior, Schedule, use
     from dfkd_bench.results.records import Record, Results
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from dfkd_bench.stages.requirements import NetworkFacts
 
 __all__ = [
+    "SMALL",
     "Augmenter",
     "CostLedger",
     "DatasetCard",

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
+__all__ = ["SMALL", "Method", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
 """Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
@@ -80,6 +80,20 @@ class Schedule(BaseModel):
         if plain.get("initial_images") is None:
             plain.pop("initial_images", None)
         return plain
+
+
+#: The student's part of every preset named `small`: the same for all methods, 3,000 steps of 128 images.
+SMALL: dict[str, Any] = {
+    "epochs": 10,
+    "steps_per_epoch": 300,
+    "batch_size": 128,
+    "lr": 0.1,
+    "lr_schedule": "cosine",
+    "lr_min": 0.0,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+}
 
 
 class Preset(BaseModel):

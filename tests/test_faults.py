@@ -12,8 +12,8 @@ from support.faults_table import ROOT, ROWS, parity
 
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
 from dfkd_bench.runs.runner import run_spec
-from dfkd_bench.teachers import store as teachers
 from dfkd_bench.teachers.store import TeacherStore
+from dfkd_bench.teachers.training import Training
 from dfkd_bench.workbench import Workbench
 
 __all__ = ["own_cache"]
@@ -75,13 +75,13 @@ def test_the_cosine_ends_with_the_schedule_and_the_headline_is_its_last_epoch(tm
 
 def test_a_teachers_test_split_is_opened_once_and_after_training(tmp_path, monkeypatch):
     happened = []
-    evaluator, inner = TeacherStore._evaluator, teachers.fit_to_data
+    evaluator, inner = TeacherStore._evaluator, Training.to_the_end
 
     def fitted(*args):
         inner(*args)
         happened.append("trained")
 
-    monkeypatch.setattr(teachers, "fit_to_data", fitted)
+    monkeypatch.setattr(Training, "to_the_end", fitted)
     monkeypatch.setattr(TeacherStore, "_evaluator", lambda *args: happened.append("opened") or evaluator(*args))
     made = Workbench.make(teachers=tmp_path, device="cpu", precision="fp32", registry=Registry())
     made.store.train("resnet8", "digits", RECIPE.model_copy(update={"epochs": 1}))

@@ -73,11 +73,10 @@ def test_a_disk_that_is_full_only_at_the_end_is_one_sentence_and_harms_nothing(t
 WRITES = """
 import resource, sys, torch
 from pathlib import Path
-from support.e2e_kit import make_record, make_spec
-from dfkd_bench.runs.checkpoint import Checkpoint
+from support.e2e_kit import make_spec
+from dfkd_bench.resume.checkpoint import Checkpoint
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
-from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.teachers.weights import save_weights
 
 class Big:
@@ -89,7 +88,7 @@ def save(path):
         save_weights(Big().state_dict(), temporary)
 
 weights, run = Path(sys.argv[1]), Path(sys.argv[2])
-checkpoint = Checkpoint(run, make_spec(), Registry(), make_record().environment, seconds=0)
+checkpoint = Checkpoint(run, {"run": make_spec().hash}, seconds=0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as good as a full disk
 for write in (lambda: save(weights), lambda: checkpoint.save_if_due(Big())):
     try:

@@ -16,6 +16,7 @@ _SYNTHESIZERS = {
     "csd": "csd:CustomizedInversion",
     "nayer": "nayer:NoisyLayerInversion",
     "noise": "noise:Noise",
+    "untrained-generator": "noise:UntrainedGenerator",
     "one-image": "references:OneImage",
     "other-dataset": "references:OtherDataset",
     "real-data": "references:RealData",

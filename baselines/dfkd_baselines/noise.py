@@ -1,11 +1,12 @@
-"""The null baseline: images that know nothing of the teacher."""
+"""Null baselines: images that know nothing of the teacher."""
 
 from __future__ import annotations
 
 import torch
 from pydantic import Field
 
-from dfkd_bench import Round, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench.blocks.generators import Generator, reset_generator
 
 
 class NoiseOptions(StageOptions):
@@ -30,3 +31,37 @@ class Noise(Synthesizer[NoiseOptions]):
         with torch.no_grad():
             targets = context.teacher(images).argmax(dim=1)
         return SyntheticBatch(images, targets)
+
+
+class UntrainedGeneratorOptions(StageOptions):
+    """Options of `untrained-generator`."""
+
+    batch_size: int = Field(256, ge=1, description="images in a round, all from the same weights")
+    latent_dim: int = Field(256, ge=1, description="length of a latent")
+
+
+class UntrainedGenerator(Synthesizer[UntrainedGeneratorOptions]):
+    """Images of CMI's generator in training mode, its weights drawn anew each round and never trained.
+
+    A released repository stores just these by accident (B49). The target is the teacher's guess.
+    """
+
+    Options = UntrainedGeneratorOptions
+
+    def __init__(self, options: UntrainedGeneratorOptions, context: StageContext) -> None:
+        super().__init__(options, context)
+        with context.seeded():
+            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device).train()
+        context.ledger.watch(self.generator, "generator")
+
+    @torch.no_grad()
+    def synthesize(self, round: Round) -> SyntheticBatch:
+        """`batch_size` images in [0, 1]."""
+        context = self.context
+        reset_generator(self.generator, context.generator)
+        shape = (self.options.batch_size, self.options.latent_dim)
+        latents = torch.randn(shape, generator=context.generator, device=context.device)
+        with context.autocast():
+            images = self.generator(latents)
+        images = images.float()
+        return SyntheticBatch(images, context.teacher(images).argmax(dim=1))

@@ -4,16 +4,24 @@
 are for the bundled digits on a CPU: a minute or three. A teacher of digits has BatchNorm statistics whose distance is
 some hundred times its cross-entropy, so there the published weights of that distance drown the wanted classes
 (measured: the teacher gave 14 % of CMI's images their class); `quick` takes about a thirtieth.
+
+`small` presets compare methods at one budget that a CPU can pay (docs/small.md): the same student for all, and
+0.5 PFLOP of synthesis and augmentation with a WRN-40-2 teacher at 32 x 32. Weights are the official ones. The number of
+rounds is cut; where the official rounds do not fit once in each epoch, first the images in a round, to no fewer than
+128, then its steps.
 """
 
 from __future__ import annotations
 
-from dfkd_bench import Method, Preset, use
+from dfkd_bench import SMALL, Method, Preset, use
 
 _QUICK = {"epochs": 6, "steps_per_epoch": 80, "batch_size": 128, "lr": 0.1}
 _QUICK_BANK = {**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 0}
 _QUICK_STREAM = {**_QUICK, "epochs": 8, "rounds_per_epoch": 80}
 _PAPER = {"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1}
+# Nothing is cut for null baselines and references: they spend next to nothing.
+_SMALL_NULL = {**SMALL, "rounds_per_epoch": 10}
+_SMALL_STREAM = {**SMALL, "rounds_per_epoch": 63}
 _NAYER = {**_PAPER, "batch_size": 512, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}
 _NAYER_PRESETS = ("paper", "paper-100", "paper-200")
 # FastDFKD's official script runs every pair with every number of inner steps: the number goes with the learning rates,
@@ -26,6 +34,12 @@ _FAST_STEPS = {
 _FAST_WEIGHTS = {"resnet34:resnet18": {"adv": 1.33, "oh": 0.5}, "vgg11:resnet18": {"adv": 1.0, "oh": 0.5}}
 _FAST_PRESETS = {"paper": 10, "paper-2": 2, "paper-5": 5, "paper-10": 10}
 
+_NULL_PRESETS = (
+    Preset(name="quick", schedule=_QUICK),
+    Preset(name="small", schedule=_SMALL_NULL),
+    Preset(name="paper", schedule=_PAPER),
+)
+
 DEEPINVERSION = Method(
     name="deepinversion",
     summary="pixels optimized to match BatchNorm statistics, with a competing student (adaptive); the preset quick "
@@ -34,6 +48,7 @@ DEEPINVERSION = Method(
     synthesizer=use("deepinversion"),
     presets=(
         Preset(name="quick", synthesizer=use("deepinversion", batch_size=96, steps=80, bn=0.03), schedule=_QUICK_BANK),
+        Preset(name="small", synthesizer=use("deepinversion", batch_size=128, steps=276), schedule=SMALL),
         Preset(name="paper", schedule=_PAPER),
     ),
 )
@@ -48,11 +63,12 @@ CMI = Method(
         Preset(
             name="quick", synthesizer=use("cmi", batch_size=96, steps=40, negatives=128, bn=0.03), schedule=_QUICK_BANK
         ),
+        Preset(name="small", synthesizer=use("cmi", batch_size=128, steps=114), schedule=SMALL),
         # The released script that starts from nothing.
         Preset(name="paper", schedule={**_PAPER, "batch_size": 128}),
         *(
             Preset(name=name, teacher="resnet34", synthesizer=use("cmi", contrast_of="stage-inputs"))
-            for name in ("paper", "paper-bank")
+            for name in ("small", "paper", "paper-bank")
         ),
         # Its headline starts from some 50,000 images of an earlier run, of which nothing else is kept. How those were
         # made is not scripted: this is our choice.
@@ -72,6 +88,7 @@ DAFL = Method(
     distiller=use("kd", tau=1.0),
     presets=(
         Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
+        Preset(name="small", schedule={**SMALL, "rounds_per_epoch": 65}),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -84,6 +101,7 @@ ZSKT = Method(
     distiller=use("kd", tau=1.0),
     presets=(
         Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
+        Preset(name="small", schedule=_SMALL_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -96,6 +114,7 @@ DFAD = Method(
     distiller=use("l1"),
     presets=(
         Preset(name="quick", synthesizer=use("generative", batch_size=64), schedule=_QUICK_STREAM),
+        Preset(name="small", schedule=_SMALL_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 80}),
     ),
 )
@@ -112,6 +131,7 @@ DFQ = Method(
             synthesizer=use("generative", batch_size=64, bn=0.03),
             schedule={**_QUICK_STREAM, "rounds_per_epoch": 40},
         ),
+        Preset(name="small", schedule=_SMALL_STREAM),
         Preset(name="paper", schedule={**_PAPER, "rounds_per_epoch": 40}),
         Preset(name="paper", dataset="cifar100", pair="resnet34:resnet18", schedule={"lr": 0.05}),
     ),
@@ -128,6 +148,11 @@ FAST = Method(
             synthesizer=use("fast", batch_size=128, bn=0.3),
             schedule={**_QUICK, "warmup_rounds": 8, "rounds_per_epoch": 2},
         ),
+        Preset(
+            name="small",
+            synthesizer=use("fast", steps=10, **_FAST_STEPS[10]),
+            schedule={**SMALL, "warmup_rounds": 2, "rounds_per_epoch": 9},
+        ),
         *(
             Preset(
                 name=name,
@@ -138,7 +163,7 @@ FAST = Method(
         ),
         *(
             Preset(name=name, pair=pair, synthesizer=use("fast", **weights))
-            for name in _FAST_PRESETS
+            for name in ("small", *_FAST_PRESETS)
             for pair, weights in _FAST_WEIGHTS.items()
         ),
     ),
@@ -155,6 +180,13 @@ CSD = Method(
             name="quick",
             synthesizer=use("csd", batch_size=96, warmup_batch_size=96, steps=30, warmup_steps=60, bn=0.03),
             schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1, "epochs": 3},
+        ),
+        Preset(
+            name="small",
+            synthesizer=use(
+                "csd", batch_size=128, warmup_batch_size=128, steps=133, warmup_steps=332, first_head="torch"
+            ),
+            schedule={**SMALL, "warmup_rounds": 1},
         ),
         Preset(
             name="paper",
@@ -174,6 +206,11 @@ NAYER = Method(
             name="quick",
             synthesizer=use("nayer", batch_size=100, steps=30, loops=1, warmup_loops=2, bn=0.3),
             schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1, "epochs": 5},
+        ),
+        Preset(
+            name="small",
+            synthesizer=use("nayer", batch_size=260, steps=30),
+            schedule={**SMALL, "warmup_rounds": 1},
         ),
         *(
             Preset(name=name, schedule={**_NAYER, "epochs": epochs})
@@ -196,7 +233,14 @@ NOISE = Method(
     name="noise",
     summary="null baseline: Gaussian noise, to show what nothing gives",
     synthesizer=use("noise"),
-    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+    presets=_NULL_PRESETS,
+)
+
+UNTRAINED_GENERATOR = Method(
+    name="untrained-generator",
+    summary="null baseline: textures of a generator that was never trained, drawn anew for each batch",
+    synthesizer=use("untrained-generator"),
+    presets=_NULL_PRESETS,
 )
 
 ONE_IMAGE = Method(
@@ -204,14 +248,14 @@ ONE_IMAGE = Method(
     summary="null baseline: crops of a single photograph",
     paper="2112.00725",
     synthesizer=use("one-image"),
-    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+    presets=_NULL_PRESETS,
 )
 
 OTHER_DATASET = Method(
     name="other-dataset",
     summary="null baseline: unlabeled images of another dataset (--set synthesizer.dataset=NAME)",
     synthesizer=use("other-dataset"),
-    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+    presets=_NULL_PRESETS,
 )
 
 REAL_DATA = Method(
@@ -219,7 +263,7 @@ REAL_DATA = Method(
     summary="reference, not data-free: plain distillation on the training set",
     paper="1503.02531",
     synthesizer=use("real-data"),
-    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+    presets=_NULL_PRESETS,
 )
 
 SCRATCH = Method(
@@ -227,7 +271,7 @@ SCRATCH = Method(
     summary="reference, not data-free: the student trained on the training set without a teacher",
     synthesizer=use("real-data"),
     distiller=use("cross-entropy"),
-    presets=(Preset(name="quick", schedule=_QUICK), Preset(name="paper", schedule=_PAPER)),
+    presets=_NULL_PRESETS,
 )
 
 METHODS = (
@@ -241,6 +285,7 @@ METHODS = (
     CSD,
     NAYER,
     NOISE,
+    UNTRAINED_GENERATOR,
     ONE_IMAGE,
     OTHER_DATASET,
     REAL_DATA,

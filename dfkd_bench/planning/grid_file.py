@@ -147,7 +147,7 @@ class _Grid:
             raise GridFileError([f"{self.path}:{line}: {sentence}" for line, sentence in sorted(self.found)])
 
     def planned(self, teacher: Callable[[str, str, Path | None], TeacherRef]) -> list[Planned]:
-        """The runs with their teachers."""
+        """The runs with their teachers, the first seed of every row before the second: a table grows evenly."""
         refs: dict[tuple[str, str], TeacherRef] = {}
         for key in [(dataset, pair.teacher) for dataset in self.cards for pair in self.pairs]:
             if key not in refs:
@@ -161,7 +161,7 @@ class _Grid:
         for entry, request, card in self._requests(lambda dataset, network: refs[dataset, network]):
             for spec in plan(request, card, self.registry):
                 runs.setdefault(spec.hash, Planned(spec, entry.label))
-        return list(runs.values())
+        return sorted(runs.values(), key=lambda run: self.seeds.index(run.spec.seed))
 
     def _requests(self, teacher: Callable[[str, str], TeacherRef]) -> Iterator[tuple[_Entry, Request, DatasetCard]]:
         """One request for each dataset, preset, protocol, method and teacher."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.method import SMALL
 
 __all__ = ["BUDGETS", "SHARED", "matched"]
 
@@ -28,6 +29,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "initial_images": 256,
         "bank_capacity": 2048,
     },
+    "small": {**SMALL, "initial_images": 1280, "bank_capacity": 8192},
     "paper": {
         **_STUDENT,
         "epochs": 200,

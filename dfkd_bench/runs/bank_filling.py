@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfkd_bench.results.records import BankReport
-from dfkd_bench.runs.outcome import DivergedError
+from dfkd_bench.resume.outcome import DivergedError
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.pictures import Gallery
 from dfkd_bench.stages.bank import ImageBank, SyntheticBatch

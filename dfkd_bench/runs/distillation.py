@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.resume.outcome import DivergedError
 from dfkd_bench.runs.bank_filling import BankFilling
-from dfkd_bench.runs.outcome import DivergedError
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment
 from dfkd_bench.stages.bank import SyntheticBatch

@@ -21,8 +21,8 @@ from dfkd_bench.models.build import build_model
 from dfkd_bench.results.curves import CurvePoint
 from dfkd_bench.results.progress_file import ProgressFile
 from dfkd_bench.results.records import TeacherReport
+from dfkd_bench.resume.checkpoint import Checkpoint
 from dfkd_bench.runs.bank_filling import BankFilling
-from dfkd_bench.runs.checkpoint import Checkpoint
 from dfkd_bench.runs.distillation import Distillation
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment, segments

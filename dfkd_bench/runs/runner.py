@@ -13,9 +13,9 @@ from dfkd_bench.hooks.events import EventKind, RunEvent
 from dfkd_bench.results.locks import locked
 from dfkd_bench.results.progress_file import Progress, ProgressFile, read
 from dfkd_bench.results.records import Record, Results, Status
-from dfkd_bench.runs.checkpoint import Checkpoint
+from dfkd_bench.resume.checkpoint import Checkpoint, run_identity
+from dfkd_bench.resume.outcome import DivergedError, of_exception
 from dfkd_bench.runs.loop import Run
-from dfkd_bench.runs.outcome import DivergedError, of_exception
 from dfkd_bench.runs.stage_set import priors_of
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.seeds import global_stream, stream_seed
@@ -70,7 +70,7 @@ def _run_claimed(
     folder.mkdir(exist_ok=True)
     remove_leftovers(folder)
     environment = describe(execution, registry)
-    checkpoint = Checkpoint(folder / "checkpoint.pt", spec, registry, environment, checkpoint_seconds)
+    checkpoint = Checkpoint(folder / "checkpoint.pt", run_identity(spec, registry, environment), checkpoint_seconds)
     begin = Progress.begin(spec, priors_of(spec, registry), environment)
     before = (read(results, spec.hash) or found) if checkpoint.path.exists() else None
     file = ProgressFile(results, begin.knowing(before))

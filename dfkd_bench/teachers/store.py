@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,10 +24,11 @@ from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Environment
+from dfkd_bench.resume.checkpoint import Checkpoint, training_identity
 from dfkd_bench.spec import TeacherRef, content_hash
 from dfkd_bench.stages.network import Network, Normalization
 from dfkd_bench.stages.seeds import global_stream, stream_seed
-from dfkd_bench.teachers.training import fit_to_data
+from dfkd_bench.teachers.training import Training
 from dfkd_bench.teachers.weights import Source, find_weights, fit, read_weights, save_weights, weights_hash
 
 __all__ = ["Teacher", "TeacherCard", "TeacherStore"]
@@ -77,12 +77,14 @@ class TeacherStore:
         path: the folder.
         registry: where networks and datasets come from.
         execution: device, precision, data root.
+        checkpoint_seconds: least time between two checkpoints of a training.
     """
 
-    def __init__(self, path: Path, registry: Registry, execution: Execution) -> None:
+    def __init__(self, path: Path, registry: Registry, execution: Execution, checkpoint_seconds: float = 60) -> None:
         self.path = path
         self.registry = registry
         self.execution = execution
+        self.checkpoint_seconds = checkpoint_seconds
 
     def has(self, ref: TeacherRef, model: str, dataset: str) -> bool:
         """Whether the teacher that a spec names is there already."""
@@ -207,7 +209,7 @@ class TeacherStore:
         data = open_dataset(dataset, self.registry, self.execution.data_root)
         with global_stream(stream_seed(recipe.seed, "teacher/weights"), self.execution.device):
             body = build_model(model, data.card, self.registry, start=True)
-        train, start = data.load("train"), time.monotonic()
+        train = data.load("train")
         title = f"teacher {model} on {dataset}"
 
         def tick(done: int, total: int) -> None:
@@ -217,7 +219,10 @@ class TeacherStore:
             self.registry.emit(event)
 
         self.registry.emit(RunEvent("phase", folder.name, title, {"phase": "teacher training"}))
-        fit_to_data(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        identity = training_identity(folder.name, self.registry, describe(self.execution, self.registry), model)
+        checkpoint = Checkpoint(folder / "checkpoint.pt", identity, self.checkpoint_seconds, "training")
+        training = Training(self._network(body, data.card), train, data, recipe, self.execution.device, tick)
+        training.to_the_end(checkpoint)
         self._keep(
             folder,
             body,
@@ -226,8 +231,9 @@ class TeacherStore:
             recipe=recipe,
             source="trained here",
             train=train,
-            seconds=time.monotonic() - start,
+            seconds=training.seconds,
         )
+        checkpoint.remove()
 
     def _keep(
         self,

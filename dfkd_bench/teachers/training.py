@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -13,42 +15,102 @@ from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset
 from dfkd_bench.datasets.split import Split
+from dfkd_bench.resume.checkpoint import Checkpoint
 from dfkd_bench.stages.network import Network
-from dfkd_bench.stages.seeds import stream
+from dfkd_bench.stages.seeds import global_state, global_stream, set_global_state, stream, stream_seed
 
-__all__ = ["fit_to_data"]
+__all__ = ["Training"]
 
 
-def fit_to_data(
-    network: Network,
-    split: Split,
-    data: Dataset,
-    recipe: TeacherRecipe,
-    device: torch.device,
-    tick: Callable[[int, int], None],
-) -> None:
-    """Train a network on a split by a recipe."""
-    images, labels = split.images.to(device), split.labels.to(device)
-    generator = stream(recipe.seed, "teacher/data", device)
-    optimizer = torch.optim.SGD(
-        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
-    batch_size = min(recipe.batch_size, len(images))
-    steps = len(images) // batch_size
-    total, warmup = recipe.epochs * steps, recipe.warmup_epochs * steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_lr_factor, total=total, warmup=warmup))
-    network.train()
-    for epoch in range(recipe.epochs):
-        order = torch.randperm(len(images), generator=generator, device=device)
-        for step, index in enumerate(order[: steps * batch_size].split(batch_size)):
-            batch = crop_and_flip(images[index], data.card.transform, generator).float() / 255
-            loss = F.cross_entropy(network(batch), labels[index])
-            optimizer.zero_grad(set_to_none=True)
+class Training:
+    """A network on its way through a recipe, epoch by epoch.
+
+    Args:
+        network: in what precision and on what device it computes; trained in place.
+        split: the images.
+        data: whose they are.
+        recipe: how.
+        device: where the images are put.
+        tick: called after each step with the number of steps done and of all.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        split: Split,
+        data: Dataset,
+        recipe: TeacherRecipe,
+        device: torch.device,
+        tick: Callable[[int, int], None],
+    ) -> None:
+        self._network, self._recipe, self._transform, self._tick = network, recipe, data.card.transform, tick
+        self._images, self._labels = split.images.to(device), split.labels.to(device)
+        self._device = device
+        self._generator = stream(recipe.seed, "teacher/data", device)
+        self._optimizer = torch.optim.SGD(
+            network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+        )
+        self._batch_size = min(recipe.batch_size, len(self._images))
+        self._steps = len(self._images) // self._batch_size
+        self._total = recipe.epochs * self._steps
+        factor = functools.partial(_lr_factor, total=self._total, warmup=recipe.warmup_epochs * self._steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+        self._epochs = 0
+        self.seconds = 0.0
+
+    def to_the_end(self, checkpoint: Checkpoint) -> None:
+        """Train what is left, with a checkpoint after an epoch when one is due.
+
+        Raises:
+            DfkdError: the checkpoint is damaged, or another training's.
+        """
+        # Dropout draws from torch's own generator.
+        with global_stream(stream_seed(self._recipe.seed, "teacher/global"), self._device):
+            checkpoint.restore(self)
+            self._train(checkpoint)
+
+    def _train(self, checkpoint: Checkpoint) -> None:
+        self._network.train()
+        while self._epochs < self._recipe.epochs:
+            start = time.monotonic()
+            self._epoch()
+            self._epochs += 1
+            self.seconds += time.monotonic() - start
+            if self._epochs < self._recipe.epochs:
+                checkpoint.save_if_due(self)
+        self._network.eval()
+
+    def _epoch(self) -> None:
+        order = torch.randperm(len(self._images), generator=self._generator, device=self._images.device)
+        for step, index in enumerate(order[: self._steps * self._batch_size].split(self._batch_size)):
+            batch = crop_and_flip(self._images[index], self._transform, self._generator).float() / 255
+            loss = F.cross_entropy(self._network(batch), self._labels[index])
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
-            schedule.step()
-            tick(epoch * steps + step + 1, total)
-    network.eval()
+            self._optimizer.step()
+            self._schedule.step()
+            self._tick(self._epochs * self._steps + step + 1, self._total)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume."""
+        return {
+            "network": self._network.body.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "generator": self._generator.get_state(),
+            "global": global_state(self._device),
+            "epochs": self._epochs,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from `state`."""
+        self._network.body.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._generator.set_state(state["generator"])
+        set_global_state(state["global"], self._device)
+        self._epochs, self.seconds = state["epochs"], state["seconds"]
 
 
 def _lr_factor(step: int, total: int, warmup: int) -> float:

@@ -163,7 +163,7 @@ class BrokenOffError(BaseException):
 
 
 def test_a_run_broken_off_in_its_warm_up_ends_in_the_same_record(tmp_path, registry, monkeypatch):
-    monkeypatch.setattr("dfkd_bench.runs.checkpoint._SHARE", 0)
+    monkeypatch.setattr("dfkd_bench.resume.checkpoint._SHARE", 0)
     (spec,) = planned(["counting"], *SMALL, registry=registry)
     other = bench(tmp_path / "alone", registry)
     alone = run_spec(spec, other.results, other.store)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.e2e_kit import RECIPE, own_cache, teacher_file, teachers_folder  # noqa: F401
+from support.e2e_kit import RECIPE, listening, own_cache, teacher_file, teachers_folder  # noqa: F401
 
 from dfkd_bench import DfkdError
 from dfkd_bench.datasets import digits
@@ -14,12 +14,14 @@ from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.spec import TeacherRef
 from dfkd_bench.teachers.store import TeacherCard, TeacherStore
+from dfkd_bench.teachers.training import Training
 from dfkd_bench.teachers.weights import read_weights, save_weights, weights_hash
 from dfkd_bench.workbench import Workbench
 
 
-def store_in(folder: Path) -> TeacherStore:
-    return Workbench.make(teachers=folder, device="cpu", precision="fp32", registry=Registry()).store
+def store_in(folder: Path, checkpoint_seconds: float = 60) -> TeacherStore:
+    bench = Workbench.make(teachers=folder, device="cpu", precision="fp32", registry=Registry())
+    return TeacherStore(folder, bench.registry, bench.execution, checkpoint_seconds)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def only(store: TeacherStore) -> tuple[Path, TeacherCard]:
 def test_a_teacher_is_trained_once_and_found_again(store, monkeypatch):
     folder, card = only(store)
     opened = []
-    monkeypatch.setattr("dfkd_bench.teachers.store.fit_to_data", lambda *_: opened.append("trained"))
+    monkeypatch.setattr(Training, "to_the_end", lambda *_: opened.append("trained"))
     for _ in range(2):
         teacher = store.obtain(TeacherRef(recipe=RECIPE), "resnet8", "digits")
         assert teacher.card == card
@@ -145,11 +147,53 @@ def test_a_training_that_was_broken_off_leaves_no_teacher_and_the_next_one_train
         def broken(*_):
             raise KeyboardInterrupt
 
-        patch.setattr("dfkd_bench.teachers.store.fit_to_data", broken)
+        patch.setattr(Training, "to_the_end", broken)
         with pytest.raises(KeyboardInterrupt):
             store.train("resnet8", "digits", RECIPE)
     assert list(store.cards()) == []
     assert store.train("resnet8", "digits", RECIPE).card.sha256 == weights_hash(read_weights(teacher_file()))
+
+
+class Interrupts:
+    """Breaks a training off after so many of its steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, event) -> None:
+        self.left -= event.kind == "progress"
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_is_broken_off_five_times_ends_in_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfkd_bench.resume.checkpoint._SHARE", 0)
+    recipe = RECIPE.model_copy(update={"epochs": 6})
+    whole = store_in(tmp_path / "whole").train("resnet8", "digits", recipe).card
+    pieces = store_in(tmp_path / "pieces", checkpoint_seconds=0)
+    steps = whole.training_images // recipe.batch_size
+    for _ in range(5):  # in the middle of the epoch behind the last checkpoint
+        with listening(pieces.registry, Interrupts(steps + steps // 2)), pytest.raises(KeyboardInterrupt):
+            pieces.train("resnet8", "digits", recipe)
+        assert list(pieces.cards()) == []
+    heard = []
+    with listening(pieces.registry, heard.append):
+        teacher = pieces.train("resnet8", "digits", recipe)
+    assert sum(event.kind == "progress" for event in heard) == steps  # only the last epoch is left
+    assert teacher.card.sha256 == whole.sha256
+    assert not (teacher.folder / "checkpoint.pt").exists()
+
+
+def test_a_training_does_not_resume_from_another_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfkd_bench.resume.checkpoint._SHARE", 0)
+    store = store_in(tmp_path, checkpoint_seconds=0)
+    with listening(store.registry, Interrupts(60)), pytest.raises(KeyboardInterrupt):
+        store.train("resnet8", "digits", RECIPE)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "identity": {**content["identity"], "precision": "bf16"}}, checkpoint)
+    with pytest.raises(DfkdError, match=r"was written with precision bf16, now it is fp32: go back to what it was, or"):
+        store.train("resnet8", "digits", RECIPE)
 
 
 @pytest.mark.parametrize("warmup", [0, 1])

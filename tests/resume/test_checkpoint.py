@@ -24,7 +24,7 @@ from dfkd_bench.runs.runner import run_spec
 @pytest.fixture(autouse=True)
 def checkpoints_cost_nothing(monkeypatch):
     """With `checkpoint_seconds=0` there is one after every segment, however long writing it takes."""
-    monkeypatch.setattr("dfkd_bench.runs.checkpoint._SHARE", 0)
+    monkeypatch.setattr("dfkd_bench.resume.checkpoint._SHARE", 0)
 
 
 class Interrupts:
@@ -86,7 +86,7 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from dfkd_bench import RunSpec, hookimpl
-from dfkd_bench.runs import checkpoint
+from dfkd_bench.resume import checkpoint
 from dfkd_bench.workbench import Workbench
 from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.stages.seeds import global_stream, stream_seed
@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_spec_or_version_is_refused(broken_off, name):
     now, content["identity"][name] = content["identity"][name], "another"
     torch.save(content, file)
     with pytest.raises(
-        DfkdError, match=rf"was written with {name} another, now it is {re.escape(now)}: go on with what it was"
+        DfkdError, match=rf"was written with {name} another, now it is {re.escape(now)}: go back to what it was"
     ):
         run_spec(spec, workbench.results, workbench.store)
     assert file.exists()

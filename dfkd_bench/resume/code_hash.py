@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry
 from dfkd_bench.spec import RunSpec
@@ -31,9 +32,21 @@ _DECISIVE = {
 
 def source_hashes(spec: RunSpec, registry: Registry) -> dict[str, str]:
     """By package: the first 16 hex digits of the SHA-256 of its Python files. A package without files has none."""
-    things = [registry.load(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    stages = [registry.load(kind, getattr(spec, kind).name) for kind in STAGE_KINDS]
+    return _hashes([*stages, *_networks(spec.pair.model_dump().values(), registry)])
+
+
+def network_hashes(models: Iterable[str], registry: Registry) -> dict[str, str]:
+    """The same for what builds and trains networks."""
+    return _hashes(_networks(models, registry))
+
+
+def _networks(models: Iterable[str], registry: Registry) -> list[Any]:
     provided = registry.provided("model")
-    things += [registry.load("model", name) for name in spec.pair.model_dump().values() if name in provided]
+    return [registry.load("model", name) for name in models if name in provided]
+
+
+def _hashes(things: Iterable[Any]) -> dict[str, str]:
     packages = {"dfkd_bench", *(thing.__module__.partition(".")[0] for thing in things if hasattr(thing, "__module__"))}
     hashes = {name: _hash_of(name) for name in sorted(packages)}
     return {f"the code of {name}": found for name, found in hashes.items() if found is not None}

@@ -19,8 +19,8 @@ from dfkd_bench import DfkdError
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.leaderboard.table import build
 from dfkd_bench.results import locks
-from dfkd_bench.runs import code_hash
-from dfkd_bench.runs.outcome import DivergedError, of_exception
+from dfkd_bench.resume import code_hash
+from dfkd_bench.resume.outcome import DivergedError, of_exception
 from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.workbench import Workbench
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_of_edited_code_is_refused_with_a_reason(tmp_path, monkeypa
     monkeypatch.setattr(code_hash, "_hash_of", lambda name: "f" * 16 if name == "dfkd_baselines" else hash_of(name))
     with pytest.raises(
         DfkdError,
-        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go on with what",
+        match=r"was written with the code of dfkd_baselines [0-9a-f]{16}, now it is f{16}: go back to what",
     ):
         run_spec(spec, workbench.results, workbench.store)
     assert (workbench.results.folder(spec.hash) / "checkpoint.pt").exists()

@@ -1,4 +1,4 @@
-"""Checkpoints: a killed run goes on where it was, and ends in the same record."""
+"""Checkpoints: what was killed resumes where it was, and ends as if it had not been."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
-from dfkd_bench.runs.code_hash import source_hashes
-from dfkd_bench.runs.outcome import of_exception
+from dfkd_bench.resume.code_hash import network_hashes, source_hashes
+from dfkd_bench.resume.outcome import of_exception
 from dfkd_bench.spec import RunSpec
 
-__all__ = ["Checkpoint", "Resumable"]
+__all__ = ["Checkpoint", "Resumable", "run_identity", "training_identity"]
 
 
 # A large bank takes its time to write: checkpoints may cost a fiftieth of the run.
@@ -29,40 +29,51 @@ class Resumable(Protocol):
     """What can be checkpointed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
+
+
+def run_identity(spec: RunSpec, registry: Registry, environment: Environment) -> dict[str, str]:
+    """What must be the same when a run resumes: its spec, where it computes, the libraries, the source of its stages.
+
+    Another device's random streams are others, and a run that is half one thing and half another could not be reported
+    as either.
+    """
+    return {"run": spec.hash, **_where(environment), **source_hashes(spec, registry)}
+
+
+def training_identity(teacher: str, registry: Registry, environment: Environment, model: str) -> dict[str, str]:
+    """The same for the training of a teacher, known by its network, dataset and recipe."""
+    return {"teacher": teacher, **_where(environment), **network_hashes([model], registry)}
+
+
+def _where(environment: Environment) -> dict[str, str]:
+    return {"device": environment.device, "precision": environment.precision, **environment.versions}
 
 
 class Checkpoint:
-    """One run's checkpoint file, replaced whole.
+    """The checkpoint file of one run or one teacher's training, replaced whole.
 
     Args:
         path: the file.
-        spec: whose run it is.
-        registry: for the source of the plugins that the run uses, which must be the same on the way back.
-        environment: the kind of device, the precision and the libraries must be the same too: another device's random
-            streams are others, and a run that is half one thing and half another could not be told as either.
+        identity: whose it is; all of it must be the same on the way back.
         seconds: least time between two checkpoints; 0 for one after every segment, whatever that costs.
+        what: what starts anew without the file.
     """
 
-    def __init__(self, path: Path, spec: RunSpec, registry: Registry, environment: Environment, seconds: float) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, str], seconds: float, what: str = "run") -> None:
         self.path = path
         self.seconds = seconds
-        self._identity = {
-            "run": spec.hash,
-            "device": environment.device,
-            "precision": environment.precision,
-            **environment.versions,
-            **source_hashes(spec, registry),
-        }
+        self._identity, self._what = dict(identity), what
+        self._anew = f"remove the file, and the {what} starts anew"
         self._last = time.monotonic()
         self._took = 0.0
         self._tried = False
 
     def restore(self, run: Resumable) -> None:
-        """Let `run` go on from the file, if there is one.
+        """Let `run` resume from the file, if there is one.
 
         Raises:
             DfkdError: it is damaged, or was written by other code or for another spec.
@@ -77,13 +88,15 @@ class Checkpoint:
                 raise
             if isinstance(error, OSError):
                 raise DfkdError(f"cannot read the checkpoint {self.path} ({error.strerror}): fix that first") from error
-            raise DfkdError(f"the checkpoint {self.path} is damaged: remove it, and the run starts anew") from error
+            raise DfkdError(
+                f"the checkpoint {self.path} is damaged: remove it, and the {self._what} starts anew"
+            ) from error
         different = [name for name in {*identity, *self._identity} if identity.get(name) != self._identity.get(name)]
         if different:
             name = min(different)
             raise DfkdError(
                 f"the checkpoint {self.path} was written with {name} {identity.get(name)}, now it is "
-                f"{self._identity.get(name)}: go on with what it was, or remove the file and the run starts anew"
+                f"{self._identity.get(name)}: go back to what it was, or {self._anew}"
             )
         try:
             run.load_state_dict(state)
@@ -91,8 +104,8 @@ class Checkpoint:
             if _no_memory(error):
                 raise
             raise DfkdError(
-                f"the run cannot go on from the checkpoint {self.path} ({of_exception(error)[1]}): "
-                "remove it, and the run starts anew"
+                f"the {self._what} cannot resume from the checkpoint {self.path} ({of_exception(error)[1]}): "
+                f"{self._anew}"
             ) from error
 
     def save_if_due(self, run: Resumable) -> None:
@@ -121,7 +134,7 @@ class Checkpoint:
             raise TypeError(f"a stage's state_dict holds {names}: only tensors and plain data can be read back")
 
     def remove(self) -> None:
-        """The run has ended."""
+        """What it was for has ended."""
         self.path.unlink(missing_ok=True)
 
 
