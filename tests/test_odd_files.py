@@ -26,7 +26,7 @@ from support.odd_files import ABSENT, ODD, snapshot
 from dfkd_bench import DfkdError, api
 from dfkd_bench.datasets.folder import open_folder
 from dfkd_bench.datasets.parquet import read_labels
-from dfkd_bench.foreign import read_bytes
+from dfkd_bench.foreign import parse_json, read_bytes
 from dfkd_bench.results.records import Results
 from dfkd_bench.results.status import run_states
 from dfkd_bench.teachers.store import TeacherCard
@@ -356,3 +356,24 @@ def test_the_python_interface_raises_where_nobody_is_told(odd_results):
         run_states(folder)
     with pytest.raises(DfkdError):
         list(Results(folder).records())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"a": [0, 1e101]}', "a.1: a number of such a size is no value"),
+        (f'{{"a": {10**101}}}', "a: a number of such a size is no value"),
+        ('{"a": -Infinity}', "a=-inf: it is not finite"),
+        ("NaN", "its content=nan: it is not finite"),
+        ('{"a": ' + "[" * 100 + "]" * 100 + "}", "a: nested more than 100 deep"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        ("{", "Invalid JSON: "),
+    ],
+)
+def test_what_json_may_hold(content, reason):
+    with pytest.raises(DfkdError, match=r"^it cannot be used \(.*\): fix it$") as caught:
+        parse_json(content, "it")
+    assert f"({reason}" in str(caught.value)
+    fine = {"a": [1, -(10**99), 1e99, True, None, "NaN"], "b": [[[]]] * 3}
+    assert parse_json(json.dumps(fine).encode(), "it") == fine
+    assert parse_json("[" * 100 + "]" * 100, "it")

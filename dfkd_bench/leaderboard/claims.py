@@ -6,6 +6,7 @@ The numbers lie in `claims.csv` beside this file. Where sources disagree, each s
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, computed_field, model_validator
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.foreign import read_text
 
 __all__ = [
     "LARGEST_TOLERANCE",
@@ -213,19 +215,19 @@ def load_claims(path: Path = _FILE) -> list[Claim]:
         DfkdError: the file cannot be read, or a row is malformed; it names the line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            # Not DictReader: it makes nothing of a missing field and hides one too many.
-            reader = csv.reader(file, strict=True)
-            if next(reader, None) != _COLUMNS:
-                raise DfkdError(f"{path}, line 1: the columns are not {','.join(_COLUMNS)}")
-            claims, start = [], reader.line_num + 1
-            for fields in reader:
-                claims.append(_claim(fields, f"{path}, line {start}"))
-                start = reader.line_num + 1
-    except OSError as error:
-        raise DfkdError(f"cannot read the claims in {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DfkdError(f"{path} is no UTF-8 text: save it as that") from error
+        text = read_text(path)
+    except FileNotFoundError as error:
+        raise DfkdError(f"cannot read the claims in {path}: the file is not there") from error
+    # Not DictReader: it makes nothing of a missing field and hides one too many.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        if next(reader, None) != _COLUMNS:
+            raise DfkdError(f"{path}, line 1: the columns are not {','.join(_COLUMNS)}")
+        claims, start = [], reader.line_num + 1
+        for fields in reader:
+            claims.append(_claim(fields, f"{path}, line {start}"))
+            start = reader.line_num + 1
     except csv.Error as error:
         raise DfkdError(f"{path}, line {start}: no CSV row ({error}): fix its quotes") from error
     return claims
