@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["DataFreeViolationError", "DfkdError", "first_line", "nearest", "unknown_name"]
+__all__ = ["DataFreeViolationError", "DfkdError", "Report", "first_line", "nearest", "raise_it", "unknown_name"]
 
 
 class DfkdError(Exception):
     """A mistake that the user can fix. The command line prints its sentence and exits with status 2."""
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is wrong; several sentences where a whole file was checked."""
+        return (str(self),)
+
 
 class DataFreeViolationError(DfkdError):
     """A stage tried to open a dataset: a method gets the teacher and a dataset card, never an image."""
+
+
+Report = Callable[[DfkdError], None]
+"""Told of each mistake. The usual one raises it, which ends the work; one that returns learns of the others too."""
+
+
+def raise_it(error: DfkdError) -> None:
+    """The usual report: the first mistake ends the work."""
+    raise error
 
 
 def first_line(error: BaseException) -> str:

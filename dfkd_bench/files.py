@@ -57,10 +57,22 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        DfkdError: it cannot be removed, or is a folder.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DfkdError(f"cannot remove {path} ({error.strerror}): move it away") from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while it wrote left behind. Nobody else may be writing there."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        remove(leftover)
 
 
 def listed(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from dfkd_bench.cli import (
     upgrade,
     verify,
 )
+from dfkd_bench.cli.console import complain, say, tolerate
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -61,7 +62,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"dfkd-bench {version('dfkd-bench')}")
+        say(f"dfkd-bench {version('dfkd-bench')}")
         raise typer.Exit
 
 
@@ -76,9 +77,15 @@ def _program(
 
 def main() -> None:
     """The program. A user's mistake is one sentence, or several in a grid file, and exit status 2."""
+    tolerate()
     try:
         app()
     except DfkdError as error:
-        for sentence in str(error).splitlines():
-            print(f"dfkd-bench: {sentence}", file=sys.stderr)
+        for sentence in error.sentences:
+            complain(sentence)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # not about a path, and so no mistake of the user's
+            raise
+        complain(f"{error.filename} cannot be used ({error.strerror}): fix its path or permissions")
         sys.exit(2)

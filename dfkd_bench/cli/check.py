@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.console import say, styled
 from dfkd_bench.cli.options import examples
 
 if TYPE_CHECKING:
@@ -66,21 +67,17 @@ def check(
             _print(finding, found[-1] if found else None)
             found.append(finding)
     counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in _COLORS}
-    typer.echo(f"\n{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped")
+    say()
+    say(f"{counts['pass']} passed, {counts['fail']} failed, {counts['skipped']} skipped")
     if counts["fail"]:
         raise typer.Exit(1)
 
 
 def _print(finding: Finding, before: Finding | None) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
     if before is None or before.stage != finding.stage:
-        console.print(Text(f"\n{finding.stage}", style="bold"))
-    line = Text.assemble("  ", (f"{finding.verdict:8}", _COLORS[finding.verdict]), f"{finding.check}")
-    if finding.reason:
-        line.append(f": {finding.reason}")
+        say()
+        styled((finding.stage, "bold"))
+    reason = f": {finding.reason}" if finding.reason else ""
+    styled("  ", (f"{finding.verdict:8}", _COLORS[finding.verdict]), f"{finding.check}{reason}")
     if finding.where:
-        line.append(f"\n           at {finding.where}", style="dim")
-    console.print(line)
+        styled((f"           at {finding.where}", "dim"))

@@ -29,7 +29,7 @@ def claims(
     ] = None,
 ) -> None:
     """List published numbers with their sources. Where sources disagree, each stands."""
-    from dfkd_bench.cli.tables import console
+    from dfkd_bench.cli.console import console
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.leaderboard.claims import load_claims, select
     from dfkd_bench.leaderboard.text import number, plain

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dfkd_bench.cli.console import end_with, raw
 from dfkd_bench.cli.options import (
     DataRoot,
     Device,
@@ -18,6 +19,7 @@ from dfkd_bench.cli.options import (
     TeachersDir,
     examples,
 )
+from dfkd_bench.errors import DfkdError
 
 EXAMPLES = examples(
     "dfkd-bench grid emit docs/grid-example.toml", "dfkd-bench grid emit docs/grid-example.toml | parallel -j 4"
@@ -55,7 +57,14 @@ def emit(
         where += ["--device", device.value]
     if precision is not PrecisionChoice.auto:
         where += ["--precision", precision.value]
+    odd: list[DfkdError] = []
     for run in api.plan_grid(bench, file, keep_teacher=False):
-        if bench.results.read(run.spec.hash) is None:
+        try:
+            record = bench.results.read(run.spec.hash)
+        except DfkdError as error:
+            odd.append(error)
+            continue
+        if record is None:
             command = ["dfkd-bench", "run", "--grid", str(file.absolute()), "--only", run.spec.hash, *where]
-            typer.echo(shlex.join(command))
+            raw(shlex.join(command))
+    end_with(odd)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dfkd_bench.cli.console import raw, say
 from dfkd_bench.cli.options import DataRoot, Device, DeviceChoice, TeachersDir, examples
 
 EXPORT_EXAMPLES = examples("dfkd-bench export results/0c0bec815a8a61f6 --to parquet --into my-set")
@@ -52,7 +53,7 @@ def export(
     subject = open_run(run, bench)
     card = bench.card(subject.record.spec.dataset)
     counts = write(subject, card, into, layout=to.value, test_share=test_share, logits=logits)
-    typer.echo(f"{', '.join(f'{count} images in {name}' for name, count in counts.items())}; --dataset folder:{into}")
+    say(f"{', '.join(f'{count} images in {name}' for name, count in counts.items())}; --dataset folder:{into}")
 
 
 def measure(
@@ -72,4 +73,4 @@ def measure(
     from dfkd_bench.workbench import Workbench
 
     bench = Workbench.make(teachers=teachers, data_root=data_root, device=device.value, precision="fp32")
-    typer.echo(look(open_run(run, bench), bench, part=part.value, most=most, real=real).model_dump_json(indent=1))
+    raw(look(open_run(run, bench), bench, part=part.value, most=most, real=real).model_dump_json(indent=1))

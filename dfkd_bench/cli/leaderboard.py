@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.console import raw, say
 from dfkd_bench.cli.options import ResultsDir, examples
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def leaderboard(
         )
     if form is Form.terminal and table.cells:
         print_table(table)
-        typer.echo(f"{sum(len(cell.rows) for cell in table.cells)} rows in {results / CSV_FILE}")
+        say(f"{sum(len(cell.rows) for cell in table.cells)} rows in {results / CSV_FILE}")
     elif table.cells:
         _put(_text(table, form, known), output)
     if table.left_out:
@@ -89,8 +90,8 @@ def _put(text: str, output: Path | None) -> None:
     from dfkd_bench.files import replacing
 
     if output is None:
-        typer.echo(text, nl=False)
+        raw(text.removesuffix("\n"))
         return
     with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-    typer.echo(f"written to {output}", err=True)
+    say(f"written to {output}", err=True)

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-
-def _print(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from dfkd_bench.cli.tables import console
-
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+from dfkd_bench.cli.console import table
 
 
 def methods() -> None:
@@ -30,7 +21,7 @@ def methods() -> None:
         )
         paper = f"arXiv {method.paper}" if method.paper else ""
         rows.append((name, method.summary, stages, ", ".join(method.preset_names()), paper, item.plugin))
-    _print(
+    table(
         "Methods (dfkd-bench show METHOD for the options)",
         ("Name", "What", "Stages", "Presets", "Paper", "Plugin"),
         rows,
@@ -42,7 +33,7 @@ def models() -> None:
     from dfkd_bench.hooks.registry import default_registry
 
     found = default_registry().provided("model")
-    _print(
+    table(
         "Networks",
         ("Name", "Plugin"),
         [*((name, item.plugin) for name, item in found.items()), ("timm/<name>", "timm")],
@@ -67,7 +58,7 @@ def datasets() -> None:
             "",
         )
     )
-    _print("Datasets", ("Name", "What", "Classes", "Shape", "Plugin"), rows)
+    table("Datasets", ("Name", "What", "Classes", "Shape", "Plugin"), rows)
 
 
 def plugins(
@@ -92,6 +83,6 @@ def plugins(
         provides = "; ".join(f"{kind}s: {', '.join(i.name for i in row.provides if i.kind == kind)}" for kind in kinds)
         state = f"broken: {'; '.join(reasons)}" if reasons else "ok"
         rows.append((row.name, f"{row.distribution} {row.version}", state, provides))
-    _print("Plugins", ("Name", "Distribution", "State", "Provides"), rows)
+    table("Plugins", ("Name", "Distribution", "State", "Provides"), rows)
     if broken and load:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dfkd_bench.cli.console import say
 from dfkd_bench.cli.options import examples
 
 EXAMPLES = examples("dfkd-bench merge results-a results-b --into results")
@@ -29,14 +30,14 @@ def merge(
         merged = merge_folders(sources, into, Installed(default_registry()))
     except Contradiction as error:
         for finding in error.findings:
-            typer.echo(str(finding))
-        typer.echo(f"nothing was merged: {len(error.findings)} things do not fit")
+            say(str(finding))
+        say(f"nothing was merged: {len(error.findings)} things do not fit")
         raise typer.Exit(1) from error
     for folder in merged.unfinished:
-        typer.echo(f"left out: {folder} has no record")
+        say(f"left out: {folder} has no record")
     if merged.code:
-        typer.echo("the records were made by different versions of the code:")
+        say("the records were made by different versions of the code:")
         for source, versions in merged.code.items():
-            typer.echo(f"  {source}: {'; '.join(versions)}")
+            say(f"  {source}: {'; '.join(versions)}")
     done = "merged into" if merged.is_new else "are in it already:"
-    typer.echo(f"{merged.runs} runs ({merged.shared} in more than one source) {done} {into}")
+    say(f"{merged.runs} runs ({merged.shared} in more than one source) {done} {into}")

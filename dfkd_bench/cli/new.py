@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from dfkd_bench.cli.console import say
 from dfkd_bench.cli.options import examples
 from dfkd_bench.errors import DfkdError
 
@@ -55,7 +56,7 @@ def new(
 ) -> None:
     """Write a plugin's package: code that works, its tests, a README with the commands, and a CI file."""
     folder = write_package(name, kind, into)
-    typer.echo(f"Wrote {folder}: its README.md has the commands that install, check and run it.")
+    say(f"Wrote {folder}: its README.md has the commands that install, check and run it.")
 
 
 def write_package(name: str, kind: Kind, into: Path) -> Path:

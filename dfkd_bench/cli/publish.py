@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.console import say
 from dfkd_bench.cli.options import examples
 from dfkd_bench.cli.verify import Folder, Option, chosen, show
 
@@ -53,7 +54,7 @@ def publish(
     verdict = verify(where, known=known)
     show(verdict)
     if verdict.findings:
-        typer.echo("nothing was published: mend the folder, or publish another one")
+        say("nothing was published: mend the folder, or publish another one")
         raise typer.Exit(1)
     if not (dry_run or yes or sys.stdin.isatty()):
         raise DfkdError("publish asks before it sends, and nobody can answer here: look with --dry-run, then add --yes")
@@ -70,16 +71,17 @@ def publish(
             return yes or typer.confirm(f"Open the pull request as {user}?")
 
         url = open_pull_request(package, repo_id, kind, confirm=confirm)
-    typer.echo("nothing was sent" if url is None else f"pull request: {url}")
+    say("nothing was sent" if url is None else f"pull request: {url}")
 
 
 def _announce(package: Package, repo_id: str, repo_type: str) -> None:
     lines = [f"  {name}" for name in package.files]
-    typer.echo("\n".join(lines))
+    for line in lines:
+        say(line)
     size = f"{len(package.files)} files, {package.size / 2**20:.1f} MiB, {package.runs} runs"
-    typer.echo(f"{size} for the {repo_type} repository {repo_id}")
+    say(f"{size} for the {repo_type} repository {repo_id}")
     if package.without_entry:
         names = ", ".join(package.without_entry)
-        typer.echo(f"no evaluation results for {names}: an entry must name a dataset of the hub")
+        say(f"no evaluation results for {names}: an entry must name a dataset of the hub")
     for name in package.local_paths:
-        typer.echo(f"the records name {name}, a path of this machine: everybody will see it")
+        say(f"the records name {name}, a path of this machine: everybody will see it")

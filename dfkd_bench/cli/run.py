@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.cli.console import complain, say
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
@@ -30,6 +31,7 @@ from dfkd_bench.cli.options import (
     TeachersDir,
     examples,
 )
+from dfkd_bench.errors import DfkdError, Report
 from dfkd_bench.no_gc import without_gc
 from dfkd_bench.spec import MOST_SEEDS
 
@@ -146,17 +148,22 @@ def run(
         )
         grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
-        states, stale = _states(bench, runs, Again(failed=retry is not None, stale=rerun is not None))
+        odd: list[DfkdError] = []
+        states, stale = _states(bench, runs, Again(failed=retry is not None, stale=rerun is not None), odd.append)
     specs = [run.spec for run in runs]
     todo = [spec for spec in specs if states[spec.hash] == "to do"]
     _announce(bench, runs, states, _where(bench, engine))
     if keep_bank:
         _say_what_is_not_kept(bench, [spec for spec in specs if states[spec.hash] == "done"])
     if stale:
-        typer.echo(_stale_sentence(stale))
+        say(_stale_sentence(stale))
     if dry_run:
         if todo:
-            typer.echo(left(bench, todo))
+            say(left(bench, todo))
+        for error in odd:
+            complain(error)
+        if odd:
+            raise typer.Exit(2)
         return
     from dfkd_bench.cli import display
     from dfkd_bench.cli.tables import (  # slow to import, and not needed before
@@ -187,7 +194,7 @@ def run(
                 rerun_stale=rerun is not None,
             )
     except KeyboardInterrupt:
-        typer.echo("dfkd-bench: interrupted; the same command continues from the last checkpoints", err=True)
+        complain("interrupted; the same command continues from the last checkpoints")
         raise typer.Exit(130) from None
     records = [record for record in done.records if record is not None]
     if records:
@@ -196,16 +203,16 @@ def run(
         print_comparison(records, known)
         found, run_now = len(records) - done.made, done.made
         marked = f" ({len(stale)} of them stale)" if stale else ""
-        typer.echo(f"{found} found{marked}, {run_now} run; records and pictures in {results}/, ", nl=False)
-        typer.echo(f"table in {results}/leaderboard.csv")
+        what = f"{found} found{marked}, {run_now} run; records and pictures in {results}/"
+        say(f"{what}, table in {results}/leaderboard.csv")
     for sentence in _doubtful_teachers(bench, records):
-        typer.echo(f"dfkd-bench: {sentence}", err=True)
+        complain(sentence)
     _end(done)
 
 
 def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
     """The grid file that is meant."""
-    from dfkd_bench.errors import DfkdError, unknown_name
+    from dfkd_bench.errors import unknown_name
 
     if study is None:
         return grid
@@ -220,16 +227,28 @@ def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | Non
 def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
     lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
     if lacking:
-        typer.echo(f"{lacking} runs are done already and kept no images: another --results runs them anew")
+        say(f"{lacking} runs are done already and kept no images: another --results runs them anew")
 
 
-def _states(bench: Workbench, runs: list[Planned], again: Again) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """For each run's hash `to do`, `done`, `stale` or how it failed; and of the stale ones whose code has changed."""
+def _states(
+    bench: Workbench, runs: list[Planned], again: Again, report: Report
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """For each run's hash `to do`, `done`, `stale`, how it failed, or `odd` where its record cannot be read.
+
+    And of the stale ones whose code has changed.
+    """
     from dfkd_bench.results.code import changed
 
-    states, stale = {}, {}
+    states: dict[str, str] = {}
+    stale: dict[str, tuple[str, ...]] = {}
     for run in runs:
-        name, record = run.spec.hash, bench.results.read(run.spec.hash)
+        name = run.spec.hash
+        try:
+            record = bench.results.read(name)
+        except DfkdError as error:
+            states[name] = "odd"
+            report(error)
+            continue
         if record is None or again.wants(record):
             states[name] = "to do"
             continue
@@ -265,26 +284,24 @@ def _announce(bench: Workbench, runs: list[Planned], states: Mapping[str, str], 
     todo = [run.spec for run in runs if states[run.spec.hash] == "to do"]
     datasets, presets = ({getattr(run.spec, name) for run in runs} for name in ("dataset", "preset"))
     what = f"{', '.join(sorted(datasets))}, preset {', '.join(sorted(presets))}"
-    typer.echo(f"{len(runs)} runs, {len(todo)} to do; {what}; {where}")
-    lines = []
+    say(f"{len(runs)} runs, {len(todo)} to do; {what}; {where}")
     for run in runs:
         spec = run.spec
         stages = " -> ".join((spec.synthesizer.name, spec.augmenter.name, spec.filter.name, spec.distiller.name))
         more = [f"preset {spec.preset}"] * (len(presets) > 1) + [spec.protocol] * (spec.protocol != "native")
         more += [f"'{run.label}'"] * (run.label != spec.method)
-        lines.append(f"  {spec.hash}  {states[spec.hash]:5}  {', '.join([spec.title, *more])}: {stages}")
-    typer.echo("\n".join(lines))
+        say(f"  {spec.hash}  {states[spec.hash]:5}  {', '.join([spec.title, *more])}: {stages}")
     for (network, dataset), spec in {(spec.pair.teacher, spec.dataset): spec for spec in todo}.items():
         recipe = spec.teacher.recipe
         if recipe is not None and not bench.store.has(spec.teacher, network, spec.dataset):
             long = recipe.epochs > _LONG_TRAINING
             note = " (hours on a GPU, days on a CPU; --teacher FILE takes one that you have)" if long else ""
-            typer.echo(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
+            say(f"the teacher {network} is trained first, {recipe.epochs} epochs on {dataset}, and kept{note}")
     for sentence in _warnings(bench, todo):
-        typer.echo(sentence)
+        say(sentence)
     hint = bench.card(next(iter(datasets))).hint if len(datasets) == 1 else None
     if hint is not None:
-        typer.echo(hint)
+        say(hint)
 
 
 def _warnings(bench: Workbench, todo: list[RunSpec]) -> list[str]:
@@ -319,12 +336,12 @@ def _end(outcome: GridOutcome) -> None:
     """Exit status 1 if a run failed, else 2 if something that the user can fix left runs undone."""
     failed = [record for record in outcome.records if record is not None and record.status != "finished"]
     for record in failed:
-        typer.echo(
+        say(
             f"{record.status}: {record.spec.title} ({record.run}), last good epoch {record.last_good_epoch}: "
             f"{record.reason}",
             err=True,
         )
     for problem in outcome.problems:
-        typer.echo(f"dfkd-bench: {problem}", err=True)
+        complain(problem)
     if failed or outcome.problems:
         raise typer.Exit(1 if failed else 2)

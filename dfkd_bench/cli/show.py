@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column, Table
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.cli.console import Column, say, styled, table
 from dfkd_bench.cli.options import examples
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def show(
 ) -> None:
     """Show every option of a method with its values and meaning. Set one with run --set STAGE.OPTION=VALUE."""
     from dfkd_bench.card import TeacherRecipe
-    from dfkd_bench.cli.tables import console
     from dfkd_bench.datasets.access import open_dataset
     from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
     from dfkd_bench.method import Schedule
@@ -37,7 +36,7 @@ def show(
     registry = default_registry()
     recipe = registry.load("method", method)
     dataset = open_dataset(dataset, registry).card.name
-    out, presets = console(), [preset] if preset else recipe.preset_names()
+    presets = [preset] if preset else recipe.preset_names()
     parsed, teacher = Pair.parse(pair), TeacherRef(recipe=TeacherRecipe())
     for network in (parsed.teacher, parsed.student):
         check_model(network, registry)
@@ -45,22 +44,22 @@ def show(
         name: resolve(recipe, Request([method], [parsed], dataset, teacher, preset=name), parsed, 0, registry)
         for name in presets
     }
-    out.print(f"[bold]{recipe.name}[/bold]: {recipe.summary}" + (f" (arXiv {recipe.paper})" if recipe.paper else ""))
+    paper = f" (arXiv {recipe.paper})" if recipe.paper else ""
+    styled((recipe.name, "bold"), f": {recipe.summary}{paper}")
     if recipe.note is not None:
-        out.print(recipe.note)
+        say(recipe.note)
     for kind in STAGE_KINDS:
         for name, shared in _by_stage(specs, kind).items():
             stage = registry.load(kind, name)
             prior = f", prior: {stage.prior}" if stage.prior != "none" else ""
             where = "" if len(shared) == len(specs) else f" (preset {', '.join(shared)})"
             _print_options(
-                out,
                 f"{kind} '{name}'{where}{prior}",
                 kind,
                 stage.Options,
                 {p: dict(stage.Options.model_validate(getattr(specs[p], kind).options)) for p in shared},
             )
-    _print_options(out, "schedule", "schedule", Schedule, {name: dict(spec.schedule) for name, spec in specs.items()})
+    _print_options("schedule", "schedule", Schedule, {name: dict(spec.schedule) for name, spec in specs.items()})
 
 
 def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:
@@ -70,17 +69,16 @@ def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:
     return chosen
 
 
-def _print_options(out: Any, title: str, part: str, model: Any, values: dict[str, dict[str, Any]]) -> None:
+def _print_options(title: str, part: str, model: Any, values: dict[str, dict[str, Any]]) -> None:
+    say()
     if not model.model_fields:
-        out.print(f"\n{title}: no options")
+        say(f"{title}: no options")
         return
-    table = Table(
-        Column("Option", no_wrap=True), "Default", *values, "Meaning", title=f"\n{title}", title_justify="left"
-    )
+    rows = []
     for name, info in model.model_fields.items():
         default = "(required)" if info.is_required() else _text(info.default)
-        table.add_row(f"{part}.{name}", default, *(_text(chosen[name]) for chosen in values.values()), info.description)
-    out.print(table)
+        rows.append((f"{part}.{name}", default, *(_text(one[name]) for one in values.values()), info.description or ""))
+    table(title, (Column("Option", no_wrap=True), "Default", *values, "Meaning"), rows)
 
 
 def _text(value: Any) -> str:

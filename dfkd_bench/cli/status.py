@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.console import end_with, say
 from dfkd_bench.cli.options import DataRoot, ResultsDir, examples
 from dfkd_bench.no_gc import without_gc
 
@@ -35,28 +36,30 @@ def status(
 
             bench = Workbench.make(results=results, data_root=data_root, device="cpu")
             specs = [planned.spec for planned in api.plan_grid(bench, grid, keep_teacher=False)]
-    show(run_states(results, specs))
+    odd: list[DfkdError] = []
+    show(run_states(results, specs, odd.append))
+    end_with(odd)
 
 
 def show(states: list[RunState]) -> None:
     """Print counts, then a line for each run that is neither done nor waiting."""
     names = ("done", "running", "failed", "interrupted", "waiting")
     counts = [f"{sum(s.state == name for s in states)} {name}" for name in names]
-    typer.echo(f"{len(states)} runs: {', '.join(counts)}")
+    say(f"{len(states)} runs: {', '.join(counts)}")
     for name, line in (("running", _running), ("failed", _failed), ("interrupted", _interrupted)):
         for state in states:
             if state.state == name:
-                typer.echo(f"  {name:11}  {state.run}  {state.title or ''}: {line(state)}")
+                say(f"  {name:11}  {state.run}  {state.title or ''}: {line(state)}")
     stale = [state for state in states if state.changed]
     for state in stale:
         edited = ", ".join(state.changed)
-        typer.echo(f"  {'stale':11}  {state.run}  {state.title or ''}: the code of {edited} has changed since")
+        say(f"  {'stale':11}  {state.run}  {state.title or ''}: the code of {edited} has changed since")
     if any(state.state == "interrupted" for state in states):
-        typer.echo("Start the same command again to continue the interrupted runs.")
+        say("Start the same command again to continue the interrupted runs.")
     if any(state.state == "failed" for state in states):
-        typer.echo("Add --retry failed to run the failed ones again.")
+        say("Add --retry failed to run the failed ones again.")
     if stale:
-        typer.echo(f"{len(stale)} of the runs with a record are stale: add --rerun stale to run them again.")
+        say(f"{len(stale)} of the runs with a record are stale: add --rerun stale to run them again.")
 
 
 def _running(state: RunState) -> str:

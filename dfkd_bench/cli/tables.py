@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from dfkd_bench.cli.console import complain, console
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.leaderboard.build import Known
     from dfkd_bench.leaderboard.model import Cell, Table
     from dfkd_bench.results.records import Record
 
-__all__ = ["console", "print_comparison", "print_table", "report_damage", "report_tracker"]
-
-
-def console() -> Console:
-    """Standard output; if it is no terminal, wide enough that no column is cut."""
-    out = Console()
-    return out if out.is_terminal else Console(width=180)
+__all__ = ["print_comparison", "print_table", "report_damage", "report_tracker"]
 
 
 def report_damage(error: DfkdError) -> None:
     """Report which record is left out of a table, and why."""
-    from dfkd_bench.leaderboard.text import plain
-
-    print(f"dfkd-bench: left out: {plain(str(error))}", file=sys.stderr)
+    complain(f"left out: {error}")
 
 
 def report_tracker(sentence: str) -> None:
     """Report a tracker that stopped."""
-    from dfkd_bench.leaderboard.text import plain
-
-    print(f"dfkd-bench: {plain(sentence)}", file=sys.stderr)
+    complain(sentence)
 
 
 def print_comparison(records: Sequence[Record], known: Known) -> None:

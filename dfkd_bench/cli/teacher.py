@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dfkd_bench.builtin import DEFAULT_DATASET
+from dfkd_bench.cli.console import complain, end_with, say, table
 from dfkd_bench.cli.options import (
     DataRoot,
     Dataset,
@@ -18,6 +19,7 @@ from dfkd_bench.cli.options import (
     TeachersDir,
     examples,
 )
+from dfkd_bench.errors import DfkdError, unknown_name
 
 EXAMPLES = examples(
     "dfkd-bench teacher train --model wrn40_2 --dataset cifar10",
@@ -37,11 +39,11 @@ def _bench(teachers: Path | None, data_root: Path | None, device: DeviceChoice, 
 
 def _say(card: Any) -> None:
     measured = f"{card.accuracy:.2f} % of the test split"
-    typer.echo(f"{card.model} on {card.dataset}: {measured}, weights {card.sha256[:16]}, {card.source}")
+    say(f"{card.model} on {card.dataset}: {measured}, weights {card.sha256[:16]}, {card.source}")
     if card.note:
-        typer.echo(f"note: trained on {card.note}")
+        say(f"note: trained on {card.note}")
     if card.doubt() is not None:
-        typer.echo(f"dfkd-bench: {card.doubt()}", err=True)
+        complain(card.doubt())
 
 
 @app.command()
@@ -102,26 +104,15 @@ def import_(
 @app.command("list")
 def list_(teachers: TeachersDir = None) -> None:
     """List the teachers in the folder."""
-    from rich.table import Table
-
-    from dfkd_bench.cli.tables import console
-
     bench = _bench(teachers, None, DeviceChoice.cpu, PrecisionChoice.fp32)
-    table = Table(
-        "Dataset",
-        "Network",
-        "Accuracy",
-        "Weights",
-        "From",
-        "Folder",
-        title=f"Teachers in {bench.store.path}",
-        title_justify="left",
-    )
-    for folder, card in bench.store.cards():
-        table.add_row(
-            card.dataset, card.model, f"{card.accuracy:.2f}", bench.store.identity(card)[:16], card.source, folder.name
-        )
-    console().print(table)
+    odd: list[DfkdError] = []
+    rows = [
+        (card.dataset, card.model, f"{card.accuracy:.2f}", bench.store.identity(card)[:16], card.source, folder.name)
+        for folder, card in bench.store.cards(odd.append)
+    ]
+    columns = ("Dataset", "Network", "Accuracy", "Weights", "From", "Folder")
+    table(f"Teachers in {bench.store.path}", columns, rows)
+    end_with(odd)
 
 
 @app.command()
@@ -135,12 +126,18 @@ def verify(
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
     """Check the weights against the card's hash, and measure the accuracy again."""
-    from dfkd_bench.errors import unknown_name
-
     bench = _bench(teachers, data_root, device, precision)
-    folders = {folder.name: folder for folder, _ in bench.store.cards()}
+    odd: list[DfkdError] = []
+    folders = {folder.name: folder for folder, _ in bench.store.cards(odd.append)}
     if name is not None and name not in folders:
         raise unknown_name("teacher", name, folders)
     for folder in [folders[name]] if name else folders.values():
-        card, accuracy = bench.store.verify(folder)
-        typer.echo(f"{folder.name}: weights match the card; {accuracy:.2f} % now, {card.accuracy:.2f} % on the card")
+        try:
+            card, accuracy = bench.store.verify(folder)
+        except DfkdError as error:
+            if name is not None:
+                raise
+            odd.append(error)
+            continue
+        say(f"{folder.name}: weights match the card; {accuracy:.2f} % now, {card.accuracy:.2f} % on the card")
+    end_with(odd if name is None else [])

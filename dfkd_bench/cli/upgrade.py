@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
+from dfkd_bench.cli.console import end_with, say
 from dfkd_bench.cli.options import ResultsDir
 
 
 def upgrade(results: ResultsDir = Path("results")) -> None:
     """Rewrite records of an earlier schema in the current one. Earlier records can be read without this."""
-    from dfkd_bench.cli.tables import report_damage
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.results.records import Results
     from dfkd_bench.results.upgrade import upgrade as upgrade_records
@@ -20,8 +18,5 @@ def upgrade(results: ResultsDir = Path("results")) -> None:
         raise DfkdError(f"there is no results folder {results}: name another with --results")
     damaged: list[DfkdError] = []
     done = upgrade_records(Results(results), damaged.append)
-    for error in damaged:
-        report_damage(error)
-    typer.echo(f"{done.written} records rewritten, {done.current} were current already")
-    if damaged:
-        raise typer.Exit(1)
+    say(f"{done.written} records rewritten, {done.current} were current already")
+    end_with(damaged)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfkd_bench.cli.console import say
 from dfkd_bench.cli.options import DataRoot, examples
 
 if TYPE_CHECKING:
@@ -62,13 +63,11 @@ def verify(
 def show(verdict: Verdict) -> None:
     """Print each misfit and then the sum."""
     for finding in verdict.findings:
-        typer.echo(str(finding))
+        say(str(finding))
     if verdict.unchecked_pictures:
-        typer.echo(
-            f"{verdict.unchecked_pictures} pictures were only opened: records of earlier versions have no hash of them"
-        )
+        say(f"{verdict.unchecked_pictures} pictures were only opened: records of earlier versions have no hash of them")
     outcome = f"{len(verdict.findings)} things do not fit" if verdict.findings else "everything fits"
-    typer.echo(f"{verdict.records} records and {verdict.tables} tables: {outcome}")
+    say(f"{verdict.records} records and {verdict.tables} tables: {outcome}")
 
 
 def _asked(grid: Path, results: Path, data_root: Path | None) -> dict[str, str]:

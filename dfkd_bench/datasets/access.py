@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dfkd_bench.card import DatasetCard
 from dfkd_bench.datasets.guard import check_open
+from dfkd_bench.foreign import own_path
 
 if TYPE_CHECKING:
     from dfkd_bench.datasets.split import Split
@@ -36,7 +37,7 @@ def open_dataset(name: str, registry: Registry, data_root: Path | None = None) -
     if name.startswith(FOLDER):
         from dfkd_bench.datasets.folder import open_folder
 
-        card, load_folder = open_folder(Path(name.removeprefix(FOLDER)))
+        card, load_folder = open_folder(own_path(name.removeprefix(FOLDER)))
         return Dataset(card, lambda split: load_folder(split, data_root))
     found = registry.find("dataset", name)
     assert found.card is not None

@@ -9,7 +9,6 @@ of class_names, mean, std and transform.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,11 +35,14 @@ from dfkd_bench.datasets.shards import missing_shards
 from dfkd_bench.datasets.split import Split, check_split_name
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.files import listed
+from dfkd_bench.foreign import Number, own_path, parse_json, read_bytes, read_model
 
 __all__ = ["open_folder"]
 
 _NAMES = {"train": ("train",), "test": ("test", "valid", "val", "validation")}
+_MOST_BYTES = 256 * 2**20  # of one image
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_MOST_CLASSES = 100_000  # more numbers than that are something else than labels
 _LAYOUT = (
     "give it a sub-folder 'test' (and 'train') with one folder of images for each class, "
     "or parquet files test-*.parquet (and train-*.parquet)"
@@ -53,8 +55,8 @@ class _Overrides(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     class_names: tuple[str, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Annotated[Number, Field(gt=0)], ...] | None = None
     transform: TrainTransform | None = None
 
 
@@ -90,7 +92,7 @@ def open_folder(path: Path) -> tuple[DatasetCard, Callable[[str, Path | None], S
         DfkdError: the folder has no test split, or something in it cannot be used.
     """
     check_open()
-    root = path.expanduser().resolve()
+    root = own_path(str(path)).resolve()
     sources = {split: _find(root, split) for split in _NAMES}
     model = sources["train"] or sources["test"]
     if sources["test"] is None or model is None:
@@ -177,15 +179,10 @@ def _card(root: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> 
 
 
 def _overrides(file: Path) -> _Overrides:
-    if not file.exists():
-        return _Overrides()
     try:
-        return _Overrides.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        known = ", ".join(_Overrides.model_fields)
-        raise DfkdError(f"{file} is no card ({_sentence(error)}): it may hold {known}") from error
-    except OSError as error:
-        raise DfkdError(f"{file} cannot be read ({error.strerror}): fix its permissions") from error
+        return read_model(_Overrides, file, "card", f"it may hold {', '.join(_Overrides.model_fields)}")
+    except FileNotFoundError:
+        return _Overrides()
 
 
 def _sentence(error: ValidationError) -> str:
@@ -234,9 +231,9 @@ def _file_name(files: Sequence[Path], index: int) -> str:
 
 def _bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DfkdError(f"{file} cannot be read ({error.strerror}): fix its permissions") from error
+        return read_bytes(file, _MOST_BYTES)
+    except FileNotFoundError as error:
+        raise DfkdError(f"{file} is gone: put it back") from error
 
 
 def _unknown_class(where: Path, name: str, classes: tuple[str, ...]) -> DfkdError:
@@ -255,7 +252,11 @@ class _Parquet:
         stored = self._stored_names()
         if stored is not None:
             return stored
-        highest = max(int(read_labels(file, self._label(file)).max(initial=-1)) for file in self.files)
+        highest = -1
+        for file in self.files:
+            labels = read_labels(file, self._label(file))
+            check_labels(labels, _MOST_CLASSES, partial(_row, file))
+            highest = max(highest, int(labels.max(initial=-1)))
         return tuple(str(label) for label in range(highest + 1))
 
     def first(self) -> tuple[str, bytes]:
@@ -287,14 +288,16 @@ class _Parquet:
         stored = (open_parquet(file).schema_arrow.metadata or {}).get(b"huggingface")
         if stored is None:
             return None
+        where = f"the 'huggingface' metadata of {file}"
         try:
-            return tuple(json.loads(stored)["info"]["features"][self._label(file)]["names"])
+            names = parse_json(stored, where)["info"]["features"][self._label(file)]["names"]
         except KeyError:
             return None  # the column is one of plain integers
-        except (TypeError, ValueError) as error:
-            raise DfkdError(
-                f"{file} has 'huggingface' metadata that cannot be read ({error}): write it again"
-            ) from error
+        except TypeError as error:
+            raise DfkdError(f"{where} cannot be read ({error}): write it again") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DfkdError(f"{where} does not list the classes' names as texts: write it again")
+        return tuple(names)
 
     def _image(self, file: Path) -> str:
         return _present(file, ("image", "img"))

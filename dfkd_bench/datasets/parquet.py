@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.foreign import check_regular
 
 __all__ = [
     "GRAY_MODES",
@@ -39,6 +40,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         DfkdError: it is no parquet file, or cannot be read.
     """
     try:
+        check_regular(file)
         return pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, error) from error
@@ -53,7 +55,10 @@ def read_labels(file: Path, column: str) -> NDArray[np.int64]:
     labels = _column(file, column, pa.types.is_integer, "integers")
     if labels.null_count:
         raise DfkdError(f"{file} row {_first(labels.is_null())} has no label: repair the file or fetch it again")
-    return np.asarray(labels.to_numpy(), dtype=np.int64)
+    read = np.asarray(labels.to_numpy())
+    if read.dtype == np.uint64 and int(read.max(initial=0)) > np.iinfo(np.int64).max:
+        raise DfkdError(f"{file} row {int(read.argmax())} has the label {read.max()}: put the right file there")
+    return read.astype(np.int64)
 
 
 def read_images(file: Path, column: str) -> list[bytes]:

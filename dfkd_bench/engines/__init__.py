@@ -76,8 +76,14 @@ def run_grid(
             bench.registry.emit(event, relayed=True)
 
     made = _make(engine, settings, options or EngineOptions(), relay, bench)
-    before = {spec.hash: bench.results.read(spec.hash) for spec in specs}
     problems: dict[str, None] = {}
+    before = {}
+    for spec in specs:
+        try:
+            before[spec.hash] = bench.results.read(spec.hash)
+        except DfkdError as error:  # the others are done all the same
+            problems[str(error)] = None
+    sound = [spec for spec in specs if spec.hash in before]
     held: list[RunSpec] = []
     made_here: set[str] = set()
 
@@ -90,13 +96,13 @@ def run_grid(
             problems[ending.sentence] = None
             bench.results.require_writable()  # if it is this, no other run can go on either
 
-    todo = [spec for spec in specs if not again.stands(before[spec.hash], before[spec.hash])]
+    todo = [spec for spec in sound if not again.stands(before[spec.hash], before[spec.hash])]
     pending.add(bench.results, specs)
     while todo:
         made.run(todo, before, on_done)
         waiting, held = held, []
         todo = _wait_for(waiting, held, bench, before, again, relay)
-    records = [bench.results.read(spec.hash) for spec in specs]
+    records = [bench.results.read(spec.hash) if spec.hash in before else None for spec in specs]
     if None not in records:
         pending.remove(bench.results, specs)
     return GridOutcome(records, list(problems), len(made_here))

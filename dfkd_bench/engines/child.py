@@ -21,6 +21,7 @@ from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.results import locks
 from dfkd_bench.results.records import Record, Results
 from dfkd_bench.spec import RunSpec
+from dfkd_bench.texts import brief, visible
 
 __all__ = ["Children", "run_apart"]
 
@@ -147,7 +148,7 @@ class _Pipe:
             self.stderr_tail.append(line)
             # Whoever listened may be gone; if nobody read on, the worker would wait for ever.
             with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write(line)
+                sys.stderr.write(visible(brief(line.rstrip("\n"))) + "\n")
 
     def _write(self, text: str) -> None:
         assert self._child.stdin is not None

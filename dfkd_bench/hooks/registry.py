@@ -20,6 +20,7 @@ from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks import specs
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.method import Method
+from dfkd_bench.texts import brief, message, visible
 
 __all__ = ["STAGE_KINDS", "Kind", "PluginRow", "Provided", "Registry", "StageKind", "default_registry"]
 
@@ -194,7 +195,8 @@ class Registry:
                 listener.function(*[event for _ in listener.argnames])
             except Exception as error:
                 warnings.warn(
-                    f"plugin '{listener.plugin_name}' no longer hears run events: {_sentence(error)}", stacklevel=2
+                    visible(brief(f"plugin '{listener.plugin_name}' no longer hears run events: {_sentence(error)}")),
+                    stacklevel=2,
                 )
                 self._manager.unregister(listener.plugin)
 
@@ -231,7 +233,7 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = message(error)
     return text if isinstance(error, DfkdError) else f"{type(error).__name__}: {text}"
 
 

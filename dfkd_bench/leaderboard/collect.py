@@ -270,7 +270,7 @@ def _number(where: str, phase: str, spent: dict[str, Any], name: str) -> float:
 
 def _test_images(record: Record) -> int | None:
     """How many images the test split has: a record has not that number, but what all its evaluations looked at."""
-    looked_at = record.cost.get("evaluation", {}).get("images")
+    looked_at = record.cost["evaluation"]["images"] if "evaluation" in record.cost else None
     if record.accuracy is None or not isinstance(looked_at, int) or record.last_good_epoch < 1:
         return None
     images, rest = divmod(looked_at, record.last_good_epoch)

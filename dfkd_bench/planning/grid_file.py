@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dfkd_bench.builtin import DEFAULT_DATASET
 from dfkd_bench.datasets.access import FOLDER
 from dfkd_bench.errors import DfkdError, unknown_name
+from dfkd_bench.foreign import own_path, read_text
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.models.build import check_model
 from dfkd_bench.planning import toml_lines
@@ -24,19 +25,26 @@ __all__ = ["GridFileError", "Planned", "plan_file"]
 
 _TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers")
 _METHOD = ("name", "label", "preset", "schedule", *STAGE_KINDS)
+_MOST_BYTES = 2**20
+_MOST_SEEDS = 10_000
 _WORDS = {str: "a text", int: "a whole number", list: "an array", dict: "a table"}
 
 
 class GridFileError(DfkdError):
     """Everything that is wrong in a grid file.
 
-    Attributes:
+    Args:
         sentences: one for each mistake, `FILE:LINE: what is wrong`, in the order of their lines.
     """
 
     def __init__(self, sentences: Sequence[str]) -> None:
         super().__init__("\n".join(sentences))
-        self.sentences = tuple(sentences)
+        self._sentences = tuple(sentences)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One for each mistake."""
+        return self._sentences
 
 
 @dataclass(frozen=True)
@@ -91,11 +99,9 @@ class _Grid:
         self.found: list[tuple[int, str]] = []
         self.uses_stand_ins = False
         try:
-            self.content, self.lines = toml_lines.read(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DfkdError(f"cannot read the grid file {path} ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise DfkdError(f"the grid file {path} is no text in UTF-8: write it anew") from error
+            self.content, self.lines = toml_lines.read(read_text(path, _MOST_BYTES))
+        except FileNotFoundError as error:
+            raise DfkdError(f"cannot read the grid file {path}: it is not there") from error
         except toml_lines.TomlError as error:
             raise GridFileError([f"{path}:{error.line}: {error}"]) from error
         self._known_keys((), self.content, _TOP)
@@ -339,7 +345,8 @@ class _Grid:
                     if networks and network not in networks:
                         self.add_error((*at, network), unknown_name("teacher of the grid's pairs", network, networks))
                     elif self._is((*at, network), file, str):
-                        yield (dataset, network), ((*at, network), self.path.parent / Path(file).expanduser())
+                        with _CollectErrors(self, (*at, network)):
+                            yield (dataset, network), ((*at, network), own_path(file, beside=self.path.parent))
 
 
 class _CollectErrors:

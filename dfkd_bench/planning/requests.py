@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dfkd_bench.errors import DfkdError, unknown_name
+from dfkd_bench.errors import DfkdError, Report, raise_it, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.method import Method, Schedule, StageChoice
 from dfkd_bench.models.build import check_model
 from dfkd_bench.planning.compatibility import unmet, without_effect
 from dfkd_bench.planning.protocols import SHARED, matched
 from dfkd_bench.spec import PROTOCOLS, Pair, Protocol, RunSpec, TeacherRef
-from dfkd_bench.stages.options import OptionError, Report, raise_it, read_options
+from dfkd_bench.stages.options import OptionError, read_options
 
 if TYPE_CHECKING:
     from dfkd_bench.card import DatasetCard

@@ -6,6 +6,8 @@ import re
 import tomllib
 from typing import Any
 
+from dfkd_bench.foreign import check_plain
+
 __all__ = ["Path", "TomlError", "read"]
 
 Path = tuple[str | int, ...]
@@ -41,11 +43,18 @@ def read(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
     """
     try:
         content = tomllib.loads(text)
+    except RecursionError as error:
+        raise TomlError("its arrays or tables are nested too deep", 1) from error
     except tomllib.TOMLDecodeError as error:
         message, _, where = str(error).rpartition(" (at ")
         line = re.match(r"line (\d+)", where)
         # "at end of document" has no number.
         raise TomlError(message or str(error), int(line[1]) if line else max(len(text.splitlines()), 1)) from error
+    except ValueError as error:  # Python reads no integer of thousands of digits
+        raise TomlError("a number in it has too many digits", 1) from error
+    problem = check_plain(content, numbers=False)  # those are the options' own affair
+    if problem is not None:
+        raise TomlError(problem, 1)
     return content, _Scanner(text.replace("\r\n", "\n")).lines
 
 

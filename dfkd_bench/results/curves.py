@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.foreign import Count, Number, read_bytes
 
 __all__ = ["CURVE_FILE", "CurvePoint", "curve_hash", "curve_text", "read_curve"]
 
@@ -23,13 +24,13 @@ class CurvePoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epoch: int = Field(description="counts from 1")
-    steps: int = Field(description="student steps so far")
-    lr: float = Field(description="learning rate in this epoch")
-    losses: dict[str, float] = Field(description="mean of each named loss over the epoch's steps")
-    accuracy: float
-    accuracy_top5: float
-    agreement: float = Field(description="percent of the test images on which student and teacher name the same class")
+    epoch: Count = Field(description="counts from 1")
+    steps: Count = Field(description="student steps so far")
+    lr: Number = Field(description="learning rate in this epoch")
+    losses: dict[str, Number] = Field(description="mean of each named loss over the epoch's steps")
+    accuracy: Number
+    accuracy_top5: Number
+    agreement: Number = Field(description="percent of the test images on which student and teacher name the same class")
 
 
 _NUMBERS = tuple(name for name in CurvePoint.model_fields if name != "losses")
@@ -64,16 +65,18 @@ def read_curve(path: Path, sha256: str) -> tuple[CurvePoint, ...]:
         DfkdError: it cannot be read, or is not the record's.
     """
     try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise DfkdError(f"cannot read the curve {path} ({error.strerror}), which its record names") from error
+        data = read_bytes(path)
+    except FileNotFoundError as error:
+        raise DfkdError(f"the curve {path} is not there, but its record names it") from error
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise DfkdError(f"the curve {path} is not text in UTF-8: it was changed after the run") from error
     if curve_hash(text) != sha256:
         raise DfkdError(f"the curve {path} is not the one that its record names by hash: it was changed")
     try:
         return tuple(_point(row) for row in csv.DictReader(io.StringIO(text)))
-    except (ValidationError, KeyError) as error:
+    except (ValidationError, KeyError, AttributeError, csv.Error) as error:
         raise DfkdError(f"the curve {path} has other columns than a curve") from error
 
 

@@ -54,7 +54,7 @@ def estimate(todo: Sequence[RunSpec], measured: Iterable[Record], hardware: str,
         same = (record.environment.hardware, record.environment.precision) == (hardware, precision)
         if same and record.status == "finished":
             # The ledger's seconds go on over interruptions; the clock's would count a night in between.
-            spent = sum(float(phase.get("seconds", 0)) for phase in record.cost.values())
+            spent = sum(phase["seconds"] for phase in record.cost.values())
             seconds.setdefault(record.spec.settings, []).append(spent)
     known = {settings: count for settings, count in left.items() if settings in seconds}
     total = sum(count * fmean(seconds[settings]) for settings, count in known.items())

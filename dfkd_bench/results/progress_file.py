@@ -9,17 +9,19 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from dfkd_bench.errors import DfkdError
-from dfkd_bench.files import replacing
+from dfkd_bench.errors import DfkdError, Report
+from dfkd_bench.files import remove, replacing
+from dfkd_bench.foreign import Number, read_model
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CurvePoint
-from dfkd_bench.results.records import Accuracy, BankReport, Environment, Record, Results, Status, TeacherReport
+from dfkd_bench.results.records import Accuracy, BankReport, Cost, Environment, Record, Results, Status, TeacherReport
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["Progress", "ProgressFile", "accuracy_of", "read"]
@@ -47,11 +49,11 @@ class Progress(BaseModel):
     test_split: str | None = None
     curve: tuple[CurvePoint, ...] = ()
     bank: BankReport = BankReport()
-    cost: dict[str, dict[str, Any]] = {}
+    cost: dict[str, Cost] = {}
     segments: int = 0
     done: int = 0
-    part: float = 0.0
-    resumed_at: float = 0.0
+    part: Number = 0.0
+    resumed_at: Number = 0.0
     going_since: datetime | None = None
     phase: str | None = None
     phase_done: int = 0
@@ -125,12 +127,26 @@ def _path(results: Results, run: str) -> Path:
     return results.folder(run) / "progress.json"
 
 
-def read(results: Results, run: str) -> Progress | None:
-    """How far a run was when it last said so; None if there is no such file, or none that can be read."""
+def read(results: Results, run: str, report: Report = lambda error: None) -> Progress | None:
+    """How far a run was when it last said so; None if there is no such file, or none that can be read.
+
+    Args:
+        results: the results folder.
+        run: the spec's hash.
+        report: called with what is wrong with the file.
+    """
+    path = _path(results, run)
     try:
-        return Progress.model_validate_json(_path(results, run).read_bytes())
-    except (OSError, ValidationError):
+        found = read_model(Progress, path, "progress file", "remove it")
+    except FileNotFoundError:
         return None
+    except DfkdError as error:
+        report(error)
+        return None
+    if found.spec.hash != run:
+        report(DfkdError(f"{path} is of run {found.spec.hash}, not of {run}: remove it"))
+        return None
+    return found
 
 
 class ProgressFile:
@@ -154,7 +170,8 @@ class ProgressFile:
         elif kind == "progress":
             self.note(phase_done=data["done"], phase_total=data["total"])
         if kind == "epoch" or time.monotonic() - self._written >= _SECONDS:
-            self.write()
+            with suppress(DfkdError):  # the checkpoint and the record will say what is wrong
+                self.write()
 
     def note(self, **fields: Any) -> None:
         """The run says something of itself. It is not asked: a stage's `tick` leads here, and must lead no further."""
@@ -165,17 +182,18 @@ class ProgressFile:
         self.now = self.now.remarked(note)
 
     def write(self) -> None:
-        """Write the file. If that fails it is let be: the checkpoint and the record will say what is wrong."""
+        """Write the file.
+
+        Raises:
+            DfkdError: it cannot be written, or something else has its name.
+        """
         if self._removed:  # there is a record, and an event that comes late must not speak against it
             return
         self._written = time.monotonic()
-        try:
-            with replacing(self._path, durable=False) as temporary:
-                temporary.write_text(self.now.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        except DfkdError:
-            return
+        with replacing(self._path, durable=False) as temporary:
+            temporary.write_text(self.now.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def remove(self) -> None:
         """The run has a record now; nothing is written any more."""
         self._removed = True
-        self._path.unlink(missing_ok=True)
+        remove(self._path)

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+from typing_extensions import TypedDict
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.files import remove, replacing, writable_folder
+from dfkd_bench.foreign import Count, Number, parse_json, parse_model, read_bytes, refusal
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
@@ -21,6 +23,7 @@ from dfkd_bench.spec import RecalledSpec
 __all__ = [
     "Accuracy",
     "BankReport",
+    "Cost",
     "Environment",
     "Record",
     "Results",
@@ -41,11 +44,11 @@ class _Part(BaseModel):
 class Accuracy(_Part):
     """Test accuracy in percent. The last epoch is the result; the best one on the test set is an oracle's choice."""
 
-    last: float
-    last_top5: float
-    oracle_best: float
+    last: Number
+    last_top5: Number
+    oracle_best: Number
     oracle_epoch: int
-    agreement: float = Field(description="agreement with the teacher after the last epoch, percent")
+    agreement: Number = Field(description="agreement with the teacher after the last epoch, percent")
 
 
 class TeacherReport(_Part):
@@ -53,23 +56,37 @@ class TeacherReport(_Part):
 
     model: str
     sha256: str = Field(description="of its weights, and of its normalization if that is not the dataset's")
-    accuracy: float = Field(description="test accuracy, percent")
+    accuracy: Number = Field(description="test accuracy, percent")
     source: str = Field(description="where it came from")
 
 
 class BankReport(_Part):
     """What was synthesized and kept."""
 
-    synthesized: int = 0
-    augmented: int = 0
-    kept: int = 0
-    in_bank: int = 0
-    target_agreement: float | None = Field(
+    synthesized: Count = 0
+    augmented: Count = 0
+    kept: Count = 0
+    in_bank: Count = 0
+    target_agreement: Number | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )
     stages: dict[str, dict[str, JsonValue]] | None = Field(
         None, description="what stages say of their work, by kind: a filter's histogram, an augmenter's image sizes"
     )
+
+
+class Cost(TypedDict):
+    """What one phase spent, as the ledger counts it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    seconds: Number
+    images: Count
+    forward: dict[str, Count]
+    backward: dict[str, Count]
+    flops: Count
+    peak_memory: Count
+    reserved_memory: NotRequired[Count | None]
 
 
 class Environment(_Part):
@@ -212,7 +229,11 @@ class Results:
         Raises:
             DfkdError: the file is damaged or belongs to another spec.
         """
-        return read_record(self.folder(run) / RECORD_FILE)
+        path = self.folder(run) / RECORD_FILE
+        record = read_record(path)
+        if record is not None and record.run != run:
+            raise DfkdError(f"{path} is the record of run {record.run}, not of {run}: move it away and run again")
+        return record
 
     def records(self, report: Callable[[DfkdError], None] | None = None) -> Iterator[Record]:
         """Every record below the folder, sub-folders such as `reference/` included, in the order of their paths.
@@ -221,12 +242,12 @@ class Results:
             report: called with what is wrong with each damaged record, which is left out; None: that is raised.
 
         Raises:
-            DfkdError: a folder cannot be read, or a record is damaged and nobody is to be told.
+            DfkdError: a folder or a record cannot be read, and nobody is to be told.
         """
         for path, found in record_files(self.path):
             try:
-                if isinstance(found, OSError):
-                    raise DfkdError(f"cannot read {path} ({found.strerror})")
+                if isinstance(found, DfkdError):
+                    raise found
                 record = parse_record(path, found)
             except DfkdError as error:
                 if report is None:
@@ -247,7 +268,7 @@ def write_record(record: Record, folder: Path) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     if not curve:
-        (folder / CURVE_FILE).unlink(missing_ok=True)
+        remove(folder / CURVE_FILE)
     return path
 
 
@@ -258,11 +279,9 @@ def read_record(path: Path) -> Record | None:
         DfkdError: the file is damaged or belongs to another spec.
     """
     try:
-        return parse_record(path, path.read_bytes())
+        return parse_record(path, read_bytes(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise DfkdError(f"cannot read {path} ({error.strerror})") from error
 
 
 def parse_record(path: Path, text: bytes) -> Record:
@@ -272,17 +291,12 @@ def parse_record(path: Path, text: bytes) -> Record:
         DfkdError: the text is no record, or belongs to another spec.
     """
     try:
-        try:
-            record = Record.model_validate_json(text)
-        except ValidationError:
-            older = _of_schema_1(text)
-            if older is None:
-                raise
-            record = older
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its JSON"
-        raise DfkdError(f"{path} is no valid record ({where}: {first['msg']}): move it away and run again") from error
+        record = parse_model(Record, text, path, "record", _REMEDY)
+    except DfkdError:
+        older = _of_schema_1(path, text)
+        if older is None:
+            raise
+        record = older
     if record.run != record.spec.hash:
         raise DfkdError(
             f"{path} says run {record.run} but its spec's hash is {record.spec.hash}: it was changed by hand"
@@ -291,18 +305,32 @@ def parse_record(path: Path, text: bytes) -> Record:
     return record
 
 
+_REMEDY = "move it away and run again"
 _OLD_SPELLING = "synthesised"  # in records of schema 1
 
 
-def _of_schema_1(text: bytes) -> Record | None:
+class _Curve(BaseModel):
+    """The part of a record of schema 1 that went into a file."""
+
+    curve: tuple[CurvePoint, ...] = ()
+
+
+def _of_schema_1(path: Path, text: bytes) -> Record | None:
     """A record as it was written before its curve had a file of its own; None if it is none."""
     try:
-        plain = json.loads(text)
-    except ValueError:
+        plain = parse_json(text, str(path))
+    except DfkdError:
         return None
     if not isinstance(plain, dict) or plain.get("schema_version") != 1:
         return None
-    curve = [CurvePoint.model_validate(point) for point in plain.pop("curve", ())]
+    try:
+        return _from_schema_1(plain)
+    except ValidationError as error:
+        raise refusal(error, path, "record", _REMEDY) from error
+
+
+def _from_schema_1(plain: dict[str, Any]) -> Record:
+    curve = _Curve.model_validate({"curve": plain.pop("curve", ())}).curve
     bank = plain.get("bank")
     if isinstance(bank, dict) and _OLD_SPELLING in bank:
         plain["bank"] = {"synthesized": bank.pop(_OLD_SPELLING), **bank}

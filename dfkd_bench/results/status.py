@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from dfkd_bench.errors import DfkdError, Report, raise_it
 from dfkd_bench.results import locks, progress_file
 from dfkd_bench.results.code import changed
 from dfkd_bench.results.pending import titles
 from dfkd_bench.results.records import Record, Results
-from dfkd_bench.results.scan import RUN_FOLDER
+from dfkd_bench.results.scan import run_folders
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["RunState", "State", "run_states"]
@@ -70,32 +71,42 @@ def _behind(at: progress_file.Progress) -> float:
     return at.done + _inner(at)
 
 
-def run_states(results: Results | Path | str, specs: Iterable[RunSpec] | None = None) -> list[RunState]:
+def run_states(
+    results: Results | Path | str,
+    specs: Iterable[RunSpec] | None = None,
+    report: Report = raise_it,
+) -> list[RunState]:
     """The state of every run of `specs`, in their order; without them, of all that the folder knows of.
 
     That is what was begun there, and what grids that are not done mean to do.
+
+    Args:
+        results: the folder.
+        specs: the runs.
+        report: called with what is wrong with each file that cannot be used, whose run is left out; by default the
+            first of it is raised.
     """
     folder = results if isinstance(results, Results) else Results(Path(results))
-    if specs is not None:
-        return [_state(folder, spec.hash, spec.title) for spec in specs]
-    states = [_state(Results(path.parent), path.name, None) for path in _folders(folder.path)]
-    known = {state.run for state in states}
-    return states + [RunState(run, "waiting", title) for run, title in titles(folder).items() if run not in known]
+    places: list[tuple[Results, str, str | None]]
+    places = [(folder, spec.hash, spec.title) for spec in specs or ()]
+    if specs is None:
+        places = [(Results(path.parent), path.name, None) for path in run_folders(folder.path, report)]
+    states = []
+    for place in places:
+        try:
+            states.append(_state(*place, report))
+        except DfkdError as error:
+            report(error)
+    if specs is None:
+        known = {run for _, run, _ in places}
+        waiting = ((run, title) for run, title in titles(folder, report).items() if run not in known)
+        states += [RunState(run, "waiting", title) for run, title in waiting]
+    return states
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """The runs' folders, those of sub-folders such as `reference/` too."""
-    for entry in sorted(path.iterdir()):
-        if not entry.name.startswith(".") and entry.is_dir():
-            if RUN_FOLDER.fullmatch(entry.name):
-                yield entry
-            else:
-                yield from _folders(entry)
-
-
-def _state(results: Results, run: str, title: str | None) -> RunState:
+def _state(results: Results, run: str, title: str | None, report: Report) -> RunState:
     if (results.folder(run) / "progress.json").exists():
-        return _begun(results, run, title)
+        return _begun(results, run, title, report)
     record = results.read(run)
     if record is not None:
         return _ended(record)
@@ -103,8 +114,8 @@ def _state(results: Results, run: str, title: str | None) -> RunState:
     return RunState(run, "interrupted" if begun else "waiting", title)
 
 
-def _begun(results: Results, run: str, title: str | None) -> RunState:
-    at = progress_file.read(results, run)
+def _begun(results: Results, run: str, title: str | None, report: Report) -> RunState:
+    at = progress_file.read(results, run, report)
     title = title if at is None else at.spec.title
     if _is_held(results, run, at):
         return RunState(run, "running", title, progress=at, seconds_left=_seconds_left(at))

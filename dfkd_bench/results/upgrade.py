@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.foreign import parse_json
 from dfkd_bench.results.locks import locked
 from dfkd_bench.results.records import Results, parse_record, write_record
 from dfkd_bench.results.scan import record_files
@@ -32,18 +32,18 @@ def upgrade(results: Results, report: Callable[[DfkdError], None]) -> Upgrade:
         report: called with what is wrong with each record that is left as it is.
 
     Raises:
-        DfkdError: the folder cannot be read or written.
+        DfkdError: the folder cannot be written.
     """
     written, current = 0, 0
     for path, found in record_files(results.path):
         try:
-            if isinstance(found, OSError):
-                raise DfkdError(f"cannot read {path} ({found.strerror})")
+            if isinstance(found, DfkdError):
+                raise found
             record = parse_record(path, found)
         except DfkdError as error:
             report(error)
             continue
-        if json.loads(found)["schema_version"] == record.schema_version:
+        if parse_json(found, str(path)).get("schema_version", record.schema_version) == record.schema_version:
             current += 1
             continue
         with locked(results.path, record.run):

@@ -12,6 +12,7 @@ import torch
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
+from dfkd_bench.foreign import check_regular
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
 from dfkd_bench.resume.code_hash import network_hashes
@@ -93,7 +94,9 @@ class Checkpoint:
         Raises:
             DfkdError: it is damaged, or was written by other code or for another spec.
         """
-        if not self.path.exists():
+        try:
+            check_regular(self.path)
+        except FileNotFoundError:
             return
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dfkd_bench.results.records import Status
+from dfkd_bench.texts import message
 
 __all__ = ["DivergedError", "of_exception"]
 
@@ -27,7 +28,7 @@ class DivergedError(Exception):
 
 def of_exception(error: BaseException) -> tuple[Status, str]:
     """The status and reason of a run that ended in `error`."""
-    text = " ".join(str(error).split())
+    text = message(error)
     if isinstance(error, DivergedError):
         return "diverged", text
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__

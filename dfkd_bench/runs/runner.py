@@ -9,7 +9,7 @@ from typing import Any
 
 from dfkd_bench.environment import arithmetic, describe
 from dfkd_bench.errors import DataFreeViolationError, DfkdError
-from dfkd_bench.files import file_hash, remove_leftovers, replacing
+from dfkd_bench.files import file_hash, remove, remove_leftovers, replacing
 from dfkd_bench.hooks.events import EventKind, RunEvent
 from dfkd_bench.results.again import Again
 from dfkd_bench.results.locks import locked
@@ -24,6 +24,7 @@ from dfkd_bench.runs.stage_set import priors_of
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.seeds import global_stream, stream_seed
 from dfkd_bench.teachers.store import TeacherStore
+from dfkd_bench.texts import encodable
 
 __all__ = ["DivergedError", "run_spec"]
 
@@ -113,7 +114,7 @@ def _run_claimed(
             if shared():
                 file.remark(SHARED)
     except DataFreeViolationError as error:
-        status, reason, trace = "failed", str(error), traceback.format_exc()
+        status, reason, trace = "failed", encodable(str(error)), traceback.format_exc()
     except DfkdError:
         if not checkpoint.path.exists():
             file.remove()  # nothing of this start is left to go on from
@@ -140,10 +141,10 @@ def _run_claimed(
 
 def _leave(record: Record, results: Results, trace: str | None, checkpoint: Checkpoint) -> None:
     path = results.folder(record.run) / "traceback.txt"
-    path.unlink(missing_ok=True)
+    remove(path)
     if trace is not None:
         with replacing(path) as temporary:
-            temporary.write_text(trace, encoding="utf-8")
+            temporary.write_text(encodable(trace), encoding="utf-8")
     if record.status in _ANEW:
         checkpoint.remove()  # first: beside a record that failed, a checkpoint is a retry's
     results.write(record)

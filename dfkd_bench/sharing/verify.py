@@ -73,7 +73,10 @@ def verify(folder: Path, expected: Mapping[str, str] | None = None, known: Known
 
 
 def _missing(folder: Path, there: set[str], expected: Mapping[str, str]) -> Iterator[Finding]:
-    plans = {run: title for run, title in pending.titles(Results(folder)).items() if run not in expected}
+    odd: list[DfkdError] = []
+    titles = pending.titles(Results(folder), odd.append)
+    yield from (Finding(folder, ".plans", str(error)) for error in odd)
+    plans = {run: title for run, title in titles.items() if run not in expected}
     for source, runs in (("a grid file", expected), ("a grid that is not done", plans)):
         for run, title in runs.items():
             if run not in there:

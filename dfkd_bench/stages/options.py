@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from dfkd_bench.errors import DfkdError, nearest
+from dfkd_bench.errors import DfkdError, Report, nearest, raise_it
+from dfkd_bench.foreign import check_plain, parse_json
 
-__all__ = ["OptionError", "Report", "StageOptions", "raise_it", "read_options", "validated"]
-
-
-Report = Callable[[DfkdError], None]
-"""Told of each mistake. The usual one raises it, which ends the planning; one that returns learns of the others too."""
+__all__ = ["OptionError", "StageOptions", "read_options", "validated"]
 
 
 class StageOptions(BaseModel):
@@ -50,11 +45,6 @@ class OptionError(DfkdError):
     def __init__(self, sentence: str, part: str, option: str | None = None) -> None:
         super().__init__(sentence)
         self.part, self.option = part, option
-
-
-def raise_it(error: DfkdError) -> None:
-    """The usual report: the first mistake ends the planning."""
-    raise error
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -96,8 +86,9 @@ def read_options(
     except ValidationError as error:
         wrong += [_refusal(refused, values, owner, part) for refused in error.errors()]
     for name, value in found or ():
-        if isinstance(value, float) and not math.isfinite(value):
-            wrong.append(OptionError(f"the {owner} refuses {name}={value}: it is not finite", part, name))
+        problem = check_plain({name: value})
+        if problem is not None:
+            wrong.append(OptionError(f"the {owner} refuses {problem}", part, name))
     for one in wrong:
         report(one)
     return None if wrong else found
@@ -121,7 +112,7 @@ def _read(value: Any, annotation: Any) -> Any:
         return None
     if value.startswith(("[", "{")):
         try:
-            return json.loads(value)
-        except ValueError:
+            return parse_json(value, "the value")
+        except DfkdError:
             return value  # pydantic says what it wanted
     return value

@@ -12,16 +12,17 @@ from typing import Any
 
 import filelock
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset, open_dataset
 from dfkd_bench.datasets.split import Split
 from dfkd_bench.environment import Execution, arithmetic, describe
-from dfkd_bench.errors import DfkdError
+from dfkd_bench.errors import DfkdError, Report, raise_it
 from dfkd_bench.evaluation import Evaluator
-from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.files import listed, replacing, writable_folder
+from dfkd_bench.foreign import Number, read_model
 from dfkd_bench.hooks.events import RunEvent
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
@@ -50,6 +51,9 @@ def near_chance(accuracy: float, num_classes: int) -> bool:
     return accuracy < min(1.5 * chance, chance + (100 - chance) / 10)
 
 
+_REMEDY = "remove the folder and make the teacher anew"
+
+
 class TeacherCard(BaseModel):
     """What is known of a teacher's weights."""
 
@@ -59,11 +63,11 @@ class TeacherCard(BaseModel):
     dataset: str
     num_classes: int
     image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Number, ...]
+    std: tuple[Number, ...]
     sha256: str
-    accuracy: float
-    accuracy_top5: float
+    accuracy: Number
+    accuracy_top5: Number
     test_split: str
     recipe: TeacherRecipe | None
     source: str
@@ -128,9 +132,9 @@ class TeacherStore:
         # Two datasets may be spelled alike in a folder's name.
         return _untaken(folder, (dataset, model), lambda card: (card.dataset, card.model))
 
-    def _given(self, identity: str, model: str, dataset: str) -> Path | None:
+    def _given(self, identity: str, model: str, dataset: str, report: Report = lambda error: None) -> Path | None:
         """The folder of a teacher that was imported for this network and dataset."""
-        for folder, card in self.cards():
+        for folder, card in self.cards(report):
             if (card.model, card.dataset) == (model, dataset) and self.identity(card) == identity:
                 return folder
         return None
@@ -152,10 +156,12 @@ class TeacherStore:
             DfkdError: weights of that hash are not in the store, or data or folder are missing.
         """
         if ref.sha256 is not None:
-            found = self._given(ref.sha256, model, dataset)
+            odd: list[DfkdError] = []
+            found = self._given(ref.sha256, model, dataset, odd.append)
             if found is None:
+                left_out = f" (left out: {'; '.join(map(str, odd))})" if odd else ""
                 raise DfkdError(
-                    f"no teacher with weights {ref.sha256[:16]} in {self.path}: give its file with --teacher"
+                    f"no teacher with weights {ref.sha256[:16]} in {self.path}{left_out}: give its file with --teacher"
                 )
             return self._load(found)
         assert ref.recipe is not None
@@ -213,10 +219,22 @@ class TeacherStore:
             )
         return body, data, source
 
-    def cards(self) -> Iterator[tuple[Path, TeacherCard]]:
-        """Every teacher's folder and card, by name."""
-        for path in sorted(self.path.glob("*/card.json")):
-            yield path.parent, _read_card(path)
+    def cards(self, report: Report = raise_it) -> Iterator[tuple[Path, TeacherCard]]:
+        """Every teacher's folder and card, by name.
+
+        Args:
+            report: called with what is wrong with each card that cannot be read, which is left out; by
+                default the first of it is raised.
+        """
+        for folder in listed(self.path) if self.path.exists() else ():
+            if not folder.is_dir():
+                continue
+            try:
+                yield folder, read_model(TeacherCard, folder / "card.json", "teacher card", _REMEDY)
+            except FileNotFoundError:
+                continue  # a folder of something else, or a teacher in training
+            except DfkdError as error:
+                report(error)
 
     def verify(self, folder: Path) -> tuple[TeacherCard, float]:
         """A card, and the test accuracy measured anew.
@@ -351,6 +369,6 @@ def _untaken(folder: Path, wanted: tuple[Any, ...], facts: Callable[[TeacherCard
 
 def _read_card(path: Path) -> TeacherCard:
     try:
-        return TeacherCard.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DfkdError(f"{path} is no teacher card: remove the folder and make the teacher anew") from error
+        return read_model(TeacherCard, path, "teacher card", _REMEDY)
+    except FileNotFoundError as error:
+        raise DfkdError(f"{path} is not there: {_REMEDY}") from error

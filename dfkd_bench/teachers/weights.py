@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from dfkd_bench.errors import DfkdError, first_line
+from dfkd_bench.foreign import Number, check_regular, own_path, read_model
 from dfkd_bench.models.build import TIMM
 from dfkd_bench.stages.network import Normalization
 
@@ -25,6 +25,23 @@ __all__ = ["Source", "find_weights", "fit", "read_weights", "save_weights", "tea
 class _Norm(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class _Pretrained(BaseModel):
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Annotated[Number, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> _Pretrained:
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std need one value per channel")
+        return self
+
+
+class _Config(BaseModel):
+    """What of timm's `config.json` matters here."""
+
+    pretrained_cfg: _Pretrained = _Pretrained()
 
 
 @dataclass(frozen=True)
@@ -71,33 +88,18 @@ def find_weights(where: Path | str) -> Source:
 
         state, mean, std = timm_models.published(str(where))
         return Source(state, str(where), _Norm(mean, std))
-    path = Path(where)
+    path = own_path(str(where))
     if not path.is_dir():
         return Source(read_weights(path), f"file {path.name}")
-    config = path / "config.json"
     file = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()), None)
     if file is None:
         raise DfkdError(f"there is no model.safetensors in {path}: name the file with the weights")
-    norm = None
-    if config.is_file():
-        try:
-            said = json.loads(config.read_bytes()).get("pretrained_cfg", {})
-            norm = _Norm(tuple(said["mean"]), tuple(said["std"])) if "mean" in said else None
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise DfkdError(f"{config} is no timm configuration ({first_line(error)})") from error
-    if norm is not None and not _normalizes(norm):
-        raise DfkdError(
-            f"{config} normalizes by mean {norm.mean} and std {norm.std}: give a mean and a std above 0 each"
-        )
-    return Source(read_weights(file), f"folder {path.name}", norm)
-
-
-def _normalizes(norm: _Norm) -> bool:
     try:
-        numbers = [float(number) for number in (*norm.mean, *norm.std)]
-    except (TypeError, ValueError):
-        return False
-    return len(norm.mean) == len(norm.std) and all(map(math.isfinite, numbers)) and min(map(float, norm.std)) > 0
+        said = read_model(_Config, path / "config.json", "timm configuration", "write it again, or remove it")
+    except FileNotFoundError:
+        said = _Config()
+    norm = None if said.pretrained_cfg.mean is None else _Norm(said.pretrained_cfg.mean, said.pretrained_cfg.std or ())
+    return Source(read_weights(file), f"folder {path.name}", norm)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -106,8 +108,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         DfkdError: there is no such file, it is damaged, or it needs more than `weights_only=True` to load.
     """
-    if not path.is_file():
-        raise DfkdError(f"there is no weights file {path}")
+    try:
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise DfkdError(f"there is no weights file {path}") from error
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
@@ -125,7 +129,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DfkdError(f"{path} is neither a state_dict nor a checkpoint with one under 'state_dict'")
+    for name, value in content.items():
+        kind = _kind(value)
+        if kind is not None:
+            raise DfkdError(f"{path} holds '{name}' as a {kind} tensor: save plain tensors with all their values")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _kind(tensor: Tensor) -> str | None:
+    """What keeps a tensor from being plain numbers; None if nothing does."""
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.is_nested:
+        return "nested"
+    return None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
 def fit(body: nn.Module, state: Mapping[str, Tensor], model: str, source: str) -> None:

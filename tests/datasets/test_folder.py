@@ -191,12 +191,12 @@ def test_an_unreadable_first_image(root):
 def test_an_image_without_rights(root, monkeypatch):
     image_folders(root)
 
-    def denied(self):
+    def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(root), "read_bytes", denied)
+    monkeypatch.setattr("os.open", denied)
     file = root / "train" / "ant" / "0.png"
-    refused(f"{file} cannot be read (Permission denied): fix its permissions", lambda: open_folder(root))
+    refused(f"cannot read {file} (Permission denied)", lambda: open_folder(root))
 
 
 # --- card.json
@@ -234,20 +234,20 @@ KNOWN = "it may hold class_names, mean, std, transform"
 def test_card_json_with_mistakes(root, text, reason):
     image_folders(root)
     (root / "card.json").write_text(text)
-    refused(f"{root / 'card.json'} is no card ({reason}): {KNOWN}", lambda: open_folder(root))
+    refused(f"{root / 'card.json'} is no valid card ({reason}): {KNOWN}", lambda: open_folder(root))
 
 
 def test_card_json_that_is_no_json(root):
     image_folders(root)
     (root / "card.json").write_text("{")
-    with pytest.raises(DfkdError, match=rf"^{root / 'card.json'} is no card \(Invalid JSON: .+\): {KNOWN}$"):
+    with pytest.raises(DfkdError, match=rf"^{root / 'card.json'} is no valid card \(Invalid JSON: .+\): {KNOWN}$"):
         open_folder(root)
 
 
 def test_card_json_that_cannot_be_read(root):
     image_folders(root)
     (root / "card.json").mkdir()
-    refused(f"{root / 'card.json'} cannot be read (Is a directory): fix its permissions", lambda: open_folder(root))
+    refused(f"cannot read {root / 'card.json'} (Is a directory)", lambda: open_folder(root))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from support.e2e_kit import cli, make_record, make_spec
 
@@ -49,14 +51,14 @@ def test_records_come_in_the_order_of_their_paths_wherever_they_lie(tmp_path, mo
 def test_a_run_s_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     Results(tmp_path).write(make_record())
     locked = Results(tmp_path).write(make_record(make_spec(seed=1)))
-    real = open
+    real = os.open
 
     def guarded(path, *args, **kwargs):
         if str(path) == str(locked):
             raise PermissionError(13, "Permission denied")
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr("builtins.open", guarded)
+    monkeypatch.setattr("os.open", guarded)
     told = []
     assert [entry.spec.seed for entry in Results(tmp_path).records(told.append)] == [0]
     assert [str(error) for error in told] == [f"cannot read {locked} (Permission denied)"]

@@ -193,7 +193,7 @@ def test_damaged_weights_and_a_damaged_card_are_one_sentence_each(store):
     for content in (b"{", b"{}", b"\xff\xfe"):
         (folder / "card.json").write_bytes(content)
         with pytest.raises(
-            DfkdError, match=r"card.json is no teacher card: remove the folder and make the teacher anew"
+            DfkdError, match=r"card.json is no valid teacher card .*: remove the folder and make the teacher anew"
         ):
             list(store.cards())
 

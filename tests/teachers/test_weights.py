@@ -130,9 +130,10 @@ def test_any_cut_of_a_file_is_a_sentence(tmp_path, files):
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(DfkdError, match=rf"^there is no weights file {path}$"):
-            read_weights(path)
+    with pytest.raises(DfkdError, match=rf"^there is no weights file {tmp_path}/none.pth$"):
+        read_weights(tmp_path / "none.pth")
+    with pytest.raises(DfkdError, match=rf"^cannot read {tmp_path}: it is a folder, not a file$"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(3), {"state_dict": {"a": "b"}}, {"model": STATE}])
