@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _COLORS = {"pass": "green", "fail": "bold red", "skipped": "yellow"}
 
 EXAMPLES = examples(
-    "dfkd-bench check cmi",
     "dfkd-bench check noise --set synthesizer.batch_size=4",
     "dfkd-bench check kd --pair resnet8:resnet8 --precision bf16",
 )

@@ -88,13 +88,13 @@ class RerunChoice(StrEnum):
     stale = "stale"
 
 
-def folder(text: str) -> Path:
+def folder(text: str | Path) -> Path:
     """A folder's path. An empty one, as of a variable that is not set, is not the current folder.
 
     Raises:
         DfkdError: it is empty.
     """
-    if not text.strip():
+    if not str(text).strip():
         raise DfkdError("a folder's name is empty: write . for the current folder, or leave the option out")
     return Path(text)
 

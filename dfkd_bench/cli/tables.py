@@ -11,8 +11,6 @@ from rich.text import Text
 from dfkd_bench.cli.console import complain, console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.leaderboard.build import Known
     from dfkd_bench.leaderboard.model import Cell, Table
@@ -53,15 +51,15 @@ def print_table(table: Table) -> None:
             break
         out.print(_grid(cell, left))
         left -= len(cell.rows)
-        _say(out, view.notes(cell))
+        _say(view.notes(cell))
     total = sum(len(cell.rows) for cell in table.cells)
     if total > _MOST:
-        _say(out, [f"{total - _MOST} more rows are in leaderboard.csv."])
+        _say([f"{total - _MOST} more rows are in leaderboard.csv."])
     for across in table.across:
         out.print()
-        _say(out, view.across_lines(across))
+        _say(view.across_lines(across))
     out.print()
-    _say(out, (*map(plain, table.notes), *view.LEGEND))
+    _say((*map(plain, table.notes), *view.LEGEND))
 
 
 def _grid(cell: Cell, most: int) -> Grid:
@@ -80,6 +78,7 @@ def _grid(cell: Cell, most: int) -> Grid:
     return grid
 
 
-def _say(out: Console, lines: Iterable[str]) -> None:
+def _say(lines: Iterable[str]) -> None:
+    out = console()
     for line in lines:
         out.print(Text(line))

@@ -180,7 +180,9 @@ def test_what_cannot_be_gone_on_from_is_one_sentence_and_stays(broken_off):
     content = torch.load(file, weights_only=True)
     content["state"]["streams"]["order"] = torch.zeros(3, dtype=torch.uint8)
     torch.save(content, file)
-    with pytest.raises(DfkdError, match=r"^the run cannot go on from the checkpoint .* \(.*\): remove it, and the run"):
+    with pytest.raises(
+        DfkdError, match=r"^the run cannot resume from the checkpoint .* \(.*\): remove the file, and the"
+    ):
         run_spec(spec, workbench.results, workbench.store)
     assert file.exists()
 
