@@ -25,6 +25,9 @@ from dfkd_bench.runs.loop import Run
 from dfkd_bench.runs.runner import run_spec
 
 FOUND: list[Any] = []
+HOLDERS = (Tensor, nn.Parameter, np.ndarray, np.memmap, Split)
+#: What earlier tests of this process left in memory, by id; kept alive, so that no id is given again.
+LEFT: dict[int, Any] = {}
 SENTENCE = "method 'noise' tried to open a dataset: a method gets the teacher and the dataset card, never an image"
 
 
@@ -67,7 +70,8 @@ def alive(*types):
 
 
 def through_gc(context, known):
-    FOUND.extend(thing for thing in alive(Tensor, nn.Parameter, np.ndarray, np.memmap, Split) if known.shows(thing))
+    things = (thing for thing in alive(*HOLDERS) if id(thing) not in LEFT)
+    FOUND.extend(thing for thing in things if known.shows(thing))
 
 
 def through_frames(context, known):
@@ -145,6 +149,14 @@ def known():
     KNOWN[:] = [Known()]
     yield KNOWN[0]
     KNOWN.clear()
+
+
+@pytest.fixture(autouse=True)
+def left():
+    gc.collect()
+    LEFT.update((id(thing), thing) for thing in alive(*HOLDERS))
+    yield
+    LEFT.clear()
 
 
 def attacked(tmp_path, attack, *overrides):
