@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfkd_bench.cli import check, claims, grid, leaderboard, listings, run, show, status, teacher, upgrade
+from dfkd_bench.cli import check, claims, figures, grid, leaderboard, listings, run, show, status, teacher, upgrade
 from dfkd_bench.errors import DfkdError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app.add_typer(grid.app, name="grid", rich_help_panel=_RUN, epilog=grid.EXAMPLES)
 app.add_typer(teacher.app, name="teacher", rich_help_panel=_RUN, epilog=teacher.EXAMPLES)
 app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.status)
 app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
+app.command("figures", rich_help_panel=_RESULTS, epilog=figures.EXAMPLES)(figures.figures)
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
 app.command("methods", rich_help_panel=_LOOK_UP)(listings.methods)
 app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)

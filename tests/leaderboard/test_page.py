@@ -77,7 +77,7 @@ def test_filtered_by_dataset_and_text(page):
     page.get_by_label("Text").fill("dda")
     assert page.locator("#count").inner_text() == "2 of 40 rows"
     page.get_by_role("button", name="Clear").click()
-    page.wait_for_function("document.getElementById('count').textContent === '40 rows'")
+    page.locator("#count", has_text=re.compile("^40 rows$")).wait_for()
 
 
 @in_browser
