@@ -13,7 +13,7 @@ from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing, writable_folder
 from dfkd_bench.leaderboard.model import Cell, CellKey, Row, Table
 from dfkd_bench.leaderboard.statistics import pareto_front
-from dfkd_bench.leaderboard.text import plain
+from dfkd_bench.leaderboard.text import amount, plain
 from dfkd_bench.results.curves import CURVE_FILE, read_curve
 
 if TYPE_CHECKING:
@@ -117,15 +117,35 @@ def _cost(cell: Cell, rows: list[Row]) -> Figure:
         axes.step(
             *zip(*front, strict=True), where="post", color="#0072b2", alpha=0.6, linewidth=1, label="Pareto front"
         )
-    for at, (row, (cost, mean)) in enumerate(zip(rows, points, strict=True)):
-        # Above and below in turn: neighbors in accuracy rarely collide.
-        offset = (4, 4) if at % 2 == 0 else (4, -9)
-        axes.annotate(plain(row.label, 24), (cost, mean), offset, textcoords="offset points", fontsize=6.5)
     if min(cost or 0.0 for cost, _ in points) > 0:
         axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: amount(value))
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.set(xlabel="counted FLOP per run", ylabel="test accuracy, %", title=_title(cell.key))
     axes.legend(frameon=False, fontsize=7)
+    pairs = zip(rows, points, strict=True)
+    _label(figure, axes, [(plain(row.label, 24), cost or 0.0, mean or 0.0) for row, (cost, mean) in pairs])
     return figure
+
+
+def _label(figure: Figure, axes: Any, labels: list[tuple[str, float, float]]) -> None:
+    """Name each point beside it where there is room; one without room keeps its point only."""
+    figure.draw_without_rendering()  # positions are known after the layout
+    scale = 72 / figure.dpi
+    spots = [tuple(axes.transData.transform((x, y)) * scale) for _, x, y in labels]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
+    right = axes.bbox.x1 * scale + 8
+    for (text, x, y), (left, base) in zip(labels, spots, strict=True):
+        wide = 3.7 * len(text)
+        sides = [(dx, dy) for dx in (5, -5 - wide) for dy in (-2, 5, -9)]
+        for dx, dy in (*sides, (-wide / 2, 6), (-wide / 2, -11)):
+            box = (left + dx, base + dy - 1, left + dx + wide, base + dy + 6)
+            meets = (t[0] < box[2] and box[0] < t[2] and t[1] < box[3] and box[1] < t[3] for t in taken)
+            if box[2] > right or any(meets):
+                continue
+            taken.append(box)
+            axes.annotate(text, (x, y), (dx, dy), textcoords="offset points", fontsize=6.5, annotation_clip=False)
+            break
 
 
 _Curves = dict[int, list[float]]  # accuracies of the seeds by epoch
@@ -185,6 +205,7 @@ def _claims(rows: list[Row]) -> Figure:
     ends: list[float] = []
     colors = {"reproduced": "#009e73", "not reproduced": "#d55e00", "other setting": "#8a8f98", "not tried": "#8a8f98"}
     shown: set[str] = set()
+    labels: list[tuple[str, float, float]] = []
     for row in rows:
         found = row.claim
         if found is None or found.claim.top1 is None or row.mean is None:
@@ -193,10 +214,11 @@ def _claims(rows: list[Row]) -> Figure:
         shown.add(found.verdict)
         x = found.claim.top1
         axes.errorbar(x, row.mean, row.half_width or 0.0, fmt="o", color=colors[found.verdict], label=label, ms=4)
-        axes.annotate(plain(row.label, 20), (x, row.mean), (4, 4), textcoords="offset points", fontsize=6.5)
+        labels.append((plain(row.label, 20), x, row.mean))
         ends += [x, row.mean]
     limits = [min(ends) - 2, min(101, max(ends) + 2)]
     axes.plot(limits, limits, color="#8a8f98", linewidth=0.8, linestyle="--")
     axes.set(xlabel="published, %", ylabel="measured, %")
     axes.legend(frameon=False, fontsize=7)
+    _label(figure, axes, labels)
     return figure

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 from support.page_kit import CHROMIUM, HOSTILE, browser, simulate, write_page
 
 from dfkd_bench.leaderboard.build import read_table
+from dfkd_bench.leaderboard.figures import write_figures
 from dfkd_bench.leaderboard.page.pictures import Pictures
 from dfkd_bench.leaderboard.page.render import page_text
 from dfkd_bench.results.records import Results
@@ -145,3 +147,12 @@ def test_small_enough_and_a_missing_curve_is_named(root, tmp_path):
         curve.write_text(text, encoding="utf-8")
     assert len(told) == 1
     assert "it was changed" in told[0]
+
+
+def test_figures_are_the_same_bytes_twice(root, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
+    table = read_table(Results(root))
+    table = dataclasses.replace(table, cells=table.cells[:2])
+    once, again = (write_figures(table, root, tmp_path / name, pytest.fail) for name in ("once", "again"))
+    assert len(once) == 15
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
