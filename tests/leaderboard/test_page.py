@@ -154,5 +154,5 @@ def test_figures_are_the_same_bytes_twice(root, tmp_path):
     table = read_table(Results(root))
     table = dataclasses.replace(table, cells=table.cells[:2])
     once, again = (write_figures(table, root, tmp_path / name, pytest.fail) for name in ("once", "again"))
-    assert len(once) == 15
+    assert len(once) == 18
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
