@@ -10,6 +10,7 @@ import typer
 from dfkd_bench.cli import (
     check,
     claims,
+    figures,
     grid,
     kept,
     leaderboard,
@@ -44,6 +45,7 @@ app.command("status", rich_help_panel=_RESULTS, epilog=status.EXAMPLES)(status.s
 app.command("leaderboard", rich_help_panel=_RESULTS, epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
 app.command("measure", rich_help_panel=_RESULTS, epilog=kept.MEASURE_EXAMPLES)(kept.measure)
 app.command("export", rich_help_panel=_RESULTS, epilog=kept.EXPORT_EXAMPLES)(kept.export)
+app.command("figures", rich_help_panel=_RESULTS, epilog=figures.EXAMPLES)(figures.figures)
 app.command("upgrade", rich_help_panel=_RESULTS)(upgrade.upgrade)
 app.command("verify", rich_help_panel=_RESULTS, epilog=verify.EXAMPLES)(verify.verify)
 app.command("merge", rich_help_panel=_RESULTS, epilog=merge.EXAMPLES)(merge.merge)

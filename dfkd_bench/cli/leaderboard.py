@@ -10,6 +10,7 @@ import typer
 
 from dfkd_bench.cli.console import raw, say
 from dfkd_bench.cli.options import ResultsDir, examples
+from dfkd_bench.leaderboard.page.pictures import Pictures
 
 if TYPE_CHECKING:
     from dfkd_bench.leaderboard.build import Known
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     "dfkd-bench leaderboard",
     "dfkd-bench leaderboard --results results/reference/digits-quick --form latex --output table.tex",
+    "dfkd-bench leaderboard --form html --output leaderboard.html",
 )
 
 
@@ -29,6 +31,7 @@ class Form(StrEnum):
     markdown = "markdown"
     latex = "latex"
     bibtex = "bibtex"
+    html = "html"
 
 
 def leaderboard(
@@ -37,12 +40,16 @@ def leaderboard(
         Form,
         typer.Option(
             help="terminal: print the table and update leaderboard.csv. csv, markdown, latex (booktabs): every row. "
-            "bibtex: the methods and datasets shown."
+            "bibtex: the methods and datasets shown. html: one page with charts, curves, pictures and provenance."
         ),
     ] = Form.terminal,
     output: Annotated[
         Path | None, typer.Option(help="Write there in place of standard output (not with terminal).")
     ] = None,
+    pictures: Annotated[
+        Pictures,
+        typer.Option(help="With html, the synthesized images: embed small copies, link the files, or none."),
+    ] = Pictures.embed,
 ) -> None:
     """Make one table of every record in the results folder: ranks with ties, intervals, claims, costs."""
     from dfkd_bench.cli.tables import print_table, report_damage
@@ -56,7 +63,7 @@ def leaderboard(
     if not results.is_dir():
         raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
     if output is not None and form is Form.terminal:
-        raise DfkdError("--output wants a --form for a file: csv, markdown, latex or bibtex")
+        raise DfkdError("--output wants a --form for a file: csv, markdown, latex, bibtex or html")
     known = Installed(default_registry())
     if form is Form.terminal:
         table = update_leaderboard(Results(results), report_damage, known)
@@ -69,6 +76,11 @@ def leaderboard(
     if form is Form.terminal and table.cells:
         print_table(table)
         say(f"{sum(len(cell.rows) for cell in table.cells)} rows in {results / CSV_FILE}")
+    elif form is Form.html and table.cells:
+        from dfkd_bench.leaderboard.page.render import page_text
+
+        page = Path() if output is None else output.parent
+        _put(page_text(table, results, pictures, page, lambda text: report_damage(DfkdError(text))), output)
     elif table.cells:
         _put(_text(table, form, known), output)
     if table.left_out:
