@@ -14,6 +14,7 @@ from dfkd_bench import CostLedger, DfkdError
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.environment import Execution, arithmetic, describe, execution
 from dfkd_bench.hooks.registry import default_registry
+from dfkd_bench.results.again import Again
 from dfkd_bench.results.progress_file import Progress
 from dfkd_bench.runs.gpu_sharing import on_gpu, together
 from dfkd_bench.workbench import Workbench
@@ -78,7 +79,7 @@ def test_a_grids_parent_knows_its_gpu_without_opening_it(told, monkeypatch, tmp_
     assert (where.device, where.hardware, where.precision) == ("cuda", "NVIDIA H100 80GB HBM3", "bf16")
     assert (where.tf32, where.deterministic, where.notes) == (False, True, ())
     assert set(asked.read_text().split()) == {"GPU-5"}
-    settings = WorkerSettings.of(bench, checkpoint_seconds=1, retry=False)
+    settings = WorkerSettings.of(bench, checkpoint_seconds=1, again=Again())
     assert (settings.device, settings.precision, settings.deterministic) == ("cuda", "auto", True)
 
 

@@ -50,7 +50,7 @@ def write_figures(table: Table, root: Path, out: Path, report: Callable[[str], N
         raise DfkdError("figures need matplotlib: pip install dfkd-bench[figures]") from error
     writable_folder(out, "figures'")
     written = []
-    style: dict[str, Any] = {"svg.hashsalt": "dfkd-bench", "font.size": 8, "pdf.fonttype": 42, "text.parse_math": False}
+    style: Any = {"svg.hashsalt": "dfkd-bench", "font.size": 8, "pdf.fonttype": 42, "text.parse_math": False}
     with mpl.rc_context(style):
         for name, figure in _figures(table, root, report):
             for kind, metadata in _METADATA.items():
