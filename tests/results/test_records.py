@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import jsonschema
 import pytest
@@ -244,15 +243,12 @@ def test_upgrade_writes_old_records_anew_and_touches_no_other(tmp_path):
 def test_a_recalled_spec_is_the_one_that_would_be_read_from_scratch(tmp_path, monkeypatch):
     monkeypatch.setattr("dfkd_bench.spec._FAMILIES", {})
     for seed in (0, 3, 4):
-        for options in ({"x": 1}, {"x": 1.0}, {"x": True}, {"x": None}, {"x": math.nan}, {"x": "1"}, {"x": [1]}, {}):
+        for options in ({"x": 1}, {"x": 1.0}, {"x": True}, {"x": None}, {"x": "1"}, {"x": [1]}, {}):
             spec = make_spec(seed=seed, synthesizer={"name": "noise", "options": options})
-            text = make_record(spec).model_dump_json()
-            if options.get("x") != options.get("x"):
-                text = text.replace('"x":null', '"x":NaN')
-            read = parse_record(tmp_path / "record.json", text.encode())
+            read = parse_record(tmp_path / "record.json", make_record(spec).model_dump_json().encode())
             assert repr(read.spec) == repr(spec)
             assert (read.spec.hash, read.spec.settings) == (content_hash(spec), spec.settings)
-    assert len(spec_module._FAMILIES) == 8
+    assert len(spec_module._FAMILIES) == 7
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "1", None])

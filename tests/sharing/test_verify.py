@@ -161,7 +161,7 @@ def edited_curve(folder):
 
 def removed_curve(folder):
     (first_run(folder) / "curve.csv").unlink()
-    return "curve.csv: content does not fit curve_sha256 in record.json: cannot read the curve"
+    return "curve.csv: content does not fit curve_sha256 in record.json: the curve "
 
 
 def shortened_curve(folder):
@@ -185,7 +185,7 @@ def renamed_folder(folder):
 def truncated_record(folder):
     path = first_run(folder) / "record.json"
     path.write_bytes(path.read_bytes()[:700])
-    return "record.json: content is no valid record (its JSON:"
+    return "record.json: content is no valid record (Invalid JSON:"
 
 
 def foreign_record(folder):
