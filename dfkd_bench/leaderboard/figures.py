@@ -129,23 +129,43 @@ def _cost(cell: Cell, rows: list[Row]) -> Figure:
 
 
 def _label(figure: Figure, axes: Any, labels: list[tuple[str, float, float]]) -> None:
-    """Name each point beside it where there is room; one without room keeps its point only."""
+    """Name each point: beside it where there is room, else farther off at the end of a thin line."""
     figure.draw_without_rendering()  # positions are known after the layout
     scale = 72 / figure.dpi
     spots = [tuple(axes.transData.transform((x, y)) * scale) for _, x, y in labels]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
-    right = axes.bbox.x1 * scale + 8
+    right, bottom = axes.bbox.x1 * scale + 8, axes.bbox.y0 * scale
     for (text, x, y), (left, base) in zip(labels, spots, strict=True):
-        wide = 3.7 * len(text)
-        sides = [(dx, dy) for dx in (5, -5 - wide) for dy in (-2, 5, -9)]
-        for dx, dy in (*sides, (-wide / 2, 6), (-wide / 2, -11)):
+        wide = 4.1 * len(text)
+        for dx, dy, far in _offsets(wide):
             box = (left + dx, base + dy - 1, left + dx + wide, base + dy + 6)
             meets = (t[0] < box[2] and box[0] < t[2] and t[1] < box[3] and box[1] < t[3] for t in taken)
-            if box[2] > right or any(meets):
+            if box[2] > right or box[1] < bottom or any(meets):
                 continue
             taken.append(box)
-            axes.annotate(text, (x, y), (dx, dy), textcoords="offset points", fontsize=6.5, annotation_clip=False)
+            line = {"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 2}
+            axes.annotate(
+                text,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                fontsize=6.5,
+                annotation_clip=False,
+                arrowprops=line if far else None,
+            )
             break
+
+
+def _offsets(wide: float) -> Iterator[tuple[float, float, bool]]:
+    """Where a name may stand, in points from its point, and whether a line must lead there; the nearest first."""
+    for dx in (5.0, -5.0 - wide):
+        for dy in (-2.0, 5.0, -9.0):
+            yield dx, dy, False
+    yield -wide / 2, 6.0, False
+    yield -wide / 2, -11.0, False
+    for away in range(20, 100, 8):
+        for dx in (-wide / 2, 6.0, -6.0 - wide):
+            yield dx, -float(away), True
 
 
 _Curves = dict[int, list[float]]  # accuracies of the seeds by epoch
