@@ -47,9 +47,11 @@ def leaderboard(
         Path | None, typer.Option(help="Write there in place of standard output (not with terminal).")
     ] = None,
     pictures: Annotated[
-        Pictures,
-        typer.Option(help="With html, the synthesized images: embed small copies, link the files, or none."),
-    ] = Pictures.embed,
+        Pictures | None,
+        typer.Option(
+            help="With html, the synthesized images: embed small copies, which is the default, link the files, or none."
+        ),
+    ] = None,
 ) -> None:
     """Make one table of every record in the results folder: ranks with ties, intervals, claims, costs."""
     from dfkd_bench.cli.tables import print_table, report_damage
@@ -64,6 +66,8 @@ def leaderboard(
         raise DfkdError(f"there is no results folder {results}: run something first, or name another with --results")
     if output is not None and form is Form.terminal:
         raise DfkdError("--output wants a --form for a file: csv, markdown, latex, bibtex or html")
+    if pictures is not None and form is not Form.html:
+        raise DfkdError("--pictures is for --form html: other forms show none")
     known = Installed(default_registry())
     if form is Form.terminal:
         table = update_leaderboard(Results(results), report_damage, known)
@@ -80,7 +84,8 @@ def leaderboard(
         from dfkd_bench.leaderboard.page.render import page_text
 
         page = Path() if output is None else output.parent
-        _put(page_text(table, results, pictures, page, lambda text: report_damage(DfkdError(text))), output)
+        shown = pictures or Pictures.embed
+        _put(page_text(table, results, shown, page, lambda text: report_damage(DfkdError(text))), output)
     elif table.cells:
         _put(_text(table, form, known), output)
     if table.left_out:

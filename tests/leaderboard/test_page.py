@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import pytest
+from support.e2e_kit import cli
 from support.page_kit import CHROMIUM, HOSTILE, browser, simulate, write_page
 
 from dfkd_bench.leaderboard.build import read_table
@@ -123,6 +124,11 @@ def test_strangers_text_stays_text(root):
     assert text.count("<script") == 2
     assert "default-src &#39;none&#39;" in text
     assert not re.search(r"(src|href)=\"?https?:", text)
+
+
+def test_pictures_are_for_the_page_alone(root):
+    said = cli("leaderboard", "--results", root, "--form", "csv", "--pictures", "link").sentence()
+    assert said == "--pictures is for --form html: other forms show none"
 
 
 def test_pictures_are_embedded_linked_or_left_out(root, tmp_path):
