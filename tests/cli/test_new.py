@@ -65,8 +65,9 @@ RUN = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind is Kind.method else pytest.mark.long) for kind in Kind]
+)
 def test_each_kind_is_installed_tested_run_and_built(kind, tmp_path):
     name = f"made-up-{kind.value}"
     folder = write_package(name, kind, tmp_path)
