@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dfkd_bench.leaderboard.model import Table
 
 EXAMPLES = examples(
-    "dfkd-bench leaderboard",
     "dfkd-bench leaderboard --results results/reference/digits-quick --form latex --output table.tex",
     "dfkd-bench leaderboard --form html --output leaderboard.html",
 )
