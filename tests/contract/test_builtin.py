@@ -34,7 +34,7 @@ def test_holds_the_contract(kind, name):
     assert sum(finding.verdict == "pass" for finding in findings) >= 7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n in STAGES if n not in ELSEWHERE], ids=lambda word: word)
 def test_behaves(kind, name):
     stage = default_registry().load(kind, name)
