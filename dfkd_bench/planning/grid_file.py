@@ -248,7 +248,7 @@ class _Grid:
         """A dataset's name; a relative folder is sought beside the grid file, as teachers' files are."""
         if not dataset.startswith(FOLDER):
             return dataset
-        return FOLDER + str(self.path.parent / Path(dataset.removeprefix(FOLDER)).expanduser())
+        return FOLDER + str(own_path(dataset.removeprefix(FOLDER), self.path.parent))
 
     def _name(self, dataset: str) -> str:
         """What the card calls a dataset that the file names."""

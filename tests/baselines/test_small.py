@@ -12,6 +12,7 @@ from dfkd_bench import SMALL, CostLedger, ImageBank, Network, Round, StageContex
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.hooks.registry import default_registry
 from dfkd_bench.models.wrn import wrn16_1, wrn40_2
+from dfkd_bench.planning.grid_file import plan_file
 from dfkd_bench.planning.requests import Request, resolve
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.network import frozen
@@ -137,3 +138,12 @@ def test_only_rounds_images_and_steps_are_cut(method: str) -> None:
         assert {name: small[name] for name in cut - {"batch_size"} if name in small} == {
             name: paper[name] for name in cut - {"batch_size"} if name in paper
         }
+
+
+def test_the_campaign_runs_every_method_and_the_first_seed_of_all_before_the_second() -> None:
+    registry, cards = default_registry(), {CIFAR10.name: CIFAR10}
+    file = Path(__file__).parents[2] / "grids" / "cifar10-small.toml"
+    runs = plan_file(file, registry, cards.__getitem__, lambda dataset, network, weights: TeacherRef(sha256="0" * 64))
+    assert {run.spec.method for run in runs[:17]} == set(registry.provided("method"))
+    assert [run.spec.seed for run in runs] == [0] * 17 + [1] * 17 + [2] * 17
+    assert {run.spec.preset for run in runs} == {"small"}
