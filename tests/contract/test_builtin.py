@@ -22,7 +22,15 @@ ELSEWHERE = {"image-variation", "unclip-variation", "image-to-image", "pixel-dif
 findings_of = functools.cache(lambda name: tuple(check_name(name, behavior=False)))
 
 
-@pytest.mark.parametrize(("kind", "name"), STAGES, ids=lambda word: word)
+#: Each plays for up to 40 seconds. Their own tests, and those of whole runs, are in CI.
+LONG = {"cmi", "csd", "fast", "nayer"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(kind, name, marks=[pytest.mark.long] if name in LONG else []) for kind, name in STAGES],
+    ids=lambda word: word,
+)
 def test_holds_the_contract(kind, name):
     if name in ELSEWHERE:
         pytest.skip("needs a pretrained pipeline; tried in tests/dda/test_pretrained.py")
