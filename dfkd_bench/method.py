@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["SMALL", "Method", "MethodKind", "Preset", "Prior", "Schedule", "StageChoice", "use"]
+__all__ = ["SMALL", "STUDENT", "Method", "MethodKind", "Preset", "Prior", "Schedule", "StageChoice", "use"]
 
 Prior = Literal["none", "text", "image", "data"]
 """Knowledge beyond the teacher: none; a language model; images or a generator learned from them; the real data."""
@@ -96,11 +96,8 @@ class Schedule(BaseModel):
         return plain
 
 
-#: The student's part of every preset named `small`: the same for all methods, 3,000 steps of 128 images.
-SMALL: dict[str, Any] = {
-    "epochs": 10,
-    "steps_per_epoch": 300,
-    "batch_size": 128,
+#: How a student is optimized where all methods have the same one.
+STUDENT: dict[str, Any] = {
     "lr": 0.1,
     "lr_schedule": "cosine",
     "lr_min": 0.0,
@@ -108,6 +105,8 @@ SMALL: dict[str, Any] = {
     "nesterov": False,
     "weight_decay": 1e-4,
 }
+#: The student's part of every preset named `small`: the same for all methods, 3,000 steps of 128 images.
+SMALL: dict[str, Any] = {"epochs": 10, "steps_per_epoch": 300, "batch_size": 128, **STUDENT}
 
 
 class Preset(BaseModel):

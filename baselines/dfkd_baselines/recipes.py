@@ -21,7 +21,7 @@ _QUICK_BANK = {**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 0}
 _QUICK_STREAM = {**_QUICK, "epochs": 8, "rounds_per_epoch": 80}
 _PAPER = {"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1}
 # Nothing is cut for null baselines and references: they spend next to nothing.
-_SMALL_NULL = {**SMALL, "rounds_per_epoch": 10}
+_SMALL_PLAIN = {**SMALL, "rounds_per_epoch": 10}
 _SMALL_STREAM = {**SMALL, "rounds_per_epoch": 63}
 _NAYER = {**_PAPER, "batch_size": 512, "lr": 0.2, "lr_min": 2e-4, "warmup_rounds": 20}
 _NAYER_PRESETS = ("paper", "paper-100", "paper-200")
@@ -35,9 +35,9 @@ _FAST_STEPS = {
 _FAST_WEIGHTS = {"resnet34:resnet18": {"adv": 1.33, "oh": 0.5}, "vgg11:resnet18": {"adv": 1.0, "oh": 0.5}}
 _FAST_PRESETS = {"paper": 10, "paper-2": 2, "paper-5": 5, "paper-10": 10}
 
-_NULL_PRESETS = (
+_PLAIN_PRESETS = (
     Preset(name="quick", schedule=_QUICK),
-    Preset(name="small", schedule=_SMALL_NULL),
+    Preset(name="small", schedule=_SMALL_PLAIN),
     Preset(name="paper", schedule=_PAPER),
 )
 
@@ -244,7 +244,7 @@ NOISE = Method(
     summary="null baseline: Gaussian noise, to show what nothing gives",
     kind="null",
     synthesizer=use("noise"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 UNTRAINED_GENERATOR = Method(
@@ -252,7 +252,7 @@ UNTRAINED_GENERATOR = Method(
     summary="null baseline: textures of a generator that was never trained, drawn anew for each batch",
     kind="null",
     synthesizer=use("untrained-generator"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 ONE_IMAGE = Method(
@@ -262,7 +262,7 @@ ONE_IMAGE = Method(
     paper="2112.00725",
     bibtex=CITATIONS["2112.00725"],
     synthesizer=use("one-image"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 OTHER_DATASET = Method(
@@ -270,7 +270,7 @@ OTHER_DATASET = Method(
     summary="null baseline: unlabeled images of another dataset (--set synthesizer.dataset=NAME)",
     kind="null",
     synthesizer=use("other-dataset"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 REAL_DATA = Method(
@@ -280,7 +280,7 @@ REAL_DATA = Method(
     paper="1503.02531",
     bibtex=CITATIONS["1503.02531"],
     synthesizer=use("real-data"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 SCRATCH = Method(
@@ -289,7 +289,7 @@ SCRATCH = Method(
     kind="reference",
     synthesizer=use("real-data"),
     distiller=use("cross-entropy"),
-    presets=_NULL_PRESETS,
+    presets=_PLAIN_PRESETS,
 )
 
 METHODS = (

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as Grid
-from rich.text import Text
 
+from dfkd_bench.cli.console import Column, table
 from dfkd_bench.cli.options import examples
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ def claims(
     ] = None,
 ) -> None:
     """List published numbers with their sources. Where sources disagree, each stands."""
-    from dfkd_bench.cli.console import console
     from dfkd_bench.errors import DfkdError
     from dfkd_bench.leaderboard.claims import load_claims, select
     from dfkd_bench.leaderboard.text import number, plain
@@ -38,18 +36,15 @@ def claims(
     if not found:
         raise DfkdError("no published number fits: leave out --method, --dataset or --pair to see more")
     measured = None if results is None else _measured(found, results)
-    grid = Grid("Method", "Ours", "Dataset", "Pair", title=f"{len(found)} published numbers", title_justify="left")
-    for name in ("Top-1 %", "Hours"):
-        grid.add_column(name, justify="right")
-    for name in ("Measured", "Verdict") if measured is not None else ():
-        grid.add_column(name)
-    for name in ("Grade", "Source", "Notes"):
-        grid.add_column(name)
+    right = [Column(name, right=True) for name in ("Top-1 %", "Hours")]
+    beside = ("Measured", "Verdict") if measured is not None else ()
+    rows = []
     for claim in found:
         row = [claim.method, claim.ours or "-", claim.dataset, claim.pair, number(claim.top1)]
         row += [number(claim.reported_hours), *(measured[claim] if measured is not None else ())]
-        grid.add_row(*(Text(plain(text)) for text in (*row, claim.grade, claim.source, claim.notes)))
-    console().print(grid)
+        rows.append([plain(text) for text in (*row, claim.grade, claim.source, claim.notes)])
+    columns = ("Method", "Ours", "Dataset", "Pair", *right, *beside, "Grade", "Source", "Notes")
+    table(f"{len(found)} published numbers", columns, rows)
 
 
 def _measured(found: list[Claim], folder: Path) -> dict[Claim, tuple[str, str]]:

@@ -169,7 +169,6 @@ def run(
     from dfkd_bench.cli.tables import (  # slow to import, and not needed before
         print_comparison,
         report_damage,
-        report_tracker,
     )
     from dfkd_bench.engines import run_grid
     from dfkd_bench.engines.base import EngineOptions
@@ -180,7 +179,7 @@ def run(
     bench.results.require_writable()
     try:
         with (
-            tracking(bench.registry, tracker or [], bench.results.path, report_tracker),
+            tracking(bench.registry, tracker or [], bench.results.path, complain),
             display.shown(bench.registry),
         ):
             done = run_grid(

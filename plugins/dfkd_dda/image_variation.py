@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfkd_bench import SyntheticBatch
-from dfkd_dda.pipelines import PretrainedAugmenter, PretrainedOptions, in_color, resize
+from dfkd_dda.pipelines import LatentAugmenter, SizedOptions, in_color, resize
 
 __all__ = ["ImageVariation", "ImageVariationOptions", "UnclipVariation", "UnclipVariationOptions", "normalized"]
 
@@ -26,11 +26,7 @@ def normalized(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def _side(pipeline: Any, size: int | None) -> int:
-    return size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-
-
-class ImageVariationOptions(PretrainedOptions):
+class ImageVariationOptions(SizedOptions):
     """Options of `image-variation`; guidance and steps are those of the demonstration that DDA's authors link."""
 
     model: str = Field("lambdalabs/sd-image-variations-diffusers", description="repository id, or a local folder")
@@ -38,12 +34,9 @@ class ImageVariationOptions(PretrainedOptions):
     variants: int = Field(3, ge=1, description="variants of each image (the paper's figure shows three)")
     steps: int = Field(25, ge=1, description="denoising steps")
     guidance: float = Field(3.0, ge=0, description="classifier-free guidance scale; 1 or less is none")
-    size: int | None = Field(
-        None, ge=8, multiple_of=8, description="side of the generated images; none: the model's own"
-    )
 
 
-class ImageVariation(PretrainedAugmenter[ImageVariationOptions]):
+class ImageVariation(LatentAugmenter[ImageVariationOptions]):
     """Stable Diffusion 1 retrained to see a CLIP image embedding in place of a text."""
 
     Options = ImageVariationOptions
@@ -56,10 +49,6 @@ class ImageVariation(PretrainedAugmenter[ImageVariationOptions]):
         return self.loaded(
             StableDiffusionImageVariationPipeline, folder, safety_checker=None, requires_safety_checker=False
         )
-
-    def generated_size(self) -> tuple[int, int]:
-        """By the option, or the model's own."""
-        return (_side(self.pipeline, self.options.size),) * 2
 
     def make(self, batch: SyntheticBatch, generator: torch.Generator) -> Tensor:
         """Each image is embedded once for all its variants."""
@@ -85,7 +74,7 @@ class ImageVariation(PretrainedAugmenter[ImageVariationOptions]):
         return normalized(large.clamp(0, 1)).to(encoder.dtype)
 
 
-class UnclipVariationOptions(PretrainedOptions):
+class UnclipVariationOptions(SizedOptions):
     """Options of `unclip-variation`; guidance and steps are the pipeline's own."""
 
     model: str = Field("sd2-community/stable-diffusion-2-1-unclip", description="repository id, or a local folder")
@@ -93,12 +82,9 @@ class UnclipVariationOptions(PretrainedOptions):
     steps: int = Field(20, ge=1, description="denoising steps")
     guidance: float = Field(10.0, ge=0, description="classifier-free guidance scale; 1 or less is none")
     noise_level: int = Field(0, ge=0, le=999, description="noise on the image's embedding; more gives wider variation")
-    size: int | None = Field(
-        None, ge=8, multiple_of=8, description="side of the generated images; none: the model's own"
-    )
 
 
-class UnclipVariation(PretrainedAugmenter[UnclipVariationOptions]):
+class UnclipVariation(LatentAugmenter[UnclipVariationOptions]):
     """Stable Diffusion 2.1 unCLIP (arXiv 2204.06125): "image variations with Stable Diffusion 2", taken literally."""
 
     Options = UnclipVariationOptions
@@ -109,10 +95,6 @@ class UnclipVariation(PretrainedAugmenter[UnclipVariationOptions]):
         from diffusers import StableUnCLIPImg2ImgPipeline
 
         return self.loaded(StableUnCLIPImg2ImgPipeline, folder)
-
-    def generated_size(self) -> tuple[int, int]:
-        """By the option, or the model's own."""
-        return (_side(self.pipeline, self.options.size),) * 2
 
     def make(self, batch: SyntheticBatch, generator: torch.Generator) -> Tensor:
         """Each image is embedded once for all its variants; the prompt is empty."""

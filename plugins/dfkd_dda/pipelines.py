@@ -18,7 +18,15 @@ from dfkd_bench.stages.requirements import NetworkFacts
 from dfkd_dda.pretrained import find_model, identity, load_pretrained, missing, quiet
 from dfkd_dda.variant_cache import VariantCache
 
-__all__ = ["PretrainedAugmenter", "PretrainedOptions", "StrengthOptions", "resize"]
+__all__ = [
+    "LatentAugmenter",
+    "PretrainedAugmenter",
+    "PretrainedOptions",
+    "SizedOptions",
+    "StrengthOptions",
+    "in_color",
+    "resize",
+]
 
 # What is counted, by where it lies in a pipeline. The autoencoder is called by its halves.
 _ROLES = {
@@ -55,6 +63,14 @@ class StrengthOptions(PretrainedOptions):
                 f"int(steps * strength) = int({self.steps} * {self.strength}) leaves no denoising step: raise either"
             )
         return self
+
+
+class SizedOptions(PretrainedOptions):
+    """Options of those that work at a size of one's choice."""
+
+    size: int | None = Field(
+        None, ge=8, multiple_of=8, description="side of the generated images; none: the model's own"
+    )
 
 
 OptionsT = TypeVar("OptionsT", bound=PretrainedOptions)
@@ -160,6 +176,17 @@ class PretrainedAugmenter(Augmenter[OptionsT]):
             "image_size": list(self.context.card.image_shape[1:]),
             "resize": "bicubic, antialiased",
         }
+
+
+SizedT = TypeVar("SizedT", bound=SizedOptions)
+
+
+class LatentAugmenter(PretrainedAugmenter[SizedT]):
+    """One whose U-Net works on the latents of an autoencoder."""
+
+    def generated_size(self) -> tuple[int, int]:
+        """By the option, or the model's own."""
+        return (self.options.size or self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,) * 2
 
 
 def in_color(images: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.kit import CPU, make_context
 
-from dfkd_bench import SMALL, CostLedger, ImageBank, Network, Round, StageContext, SyntheticBatch
+from dfkd_bench import SMALL, ImageBank, Network, Round, StageContext, SyntheticBatch
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.hooks.registry import default_registry
 from dfkd_bench.models.wrn import wrn16_1, wrn40_2
@@ -17,7 +18,6 @@ from dfkd_bench.planning.requests import Request, resolve
 from dfkd_bench.spec import Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.network import frozen
 
-CPU = torch.device("cpu")
 BUDGET = 0.5e15
 IMAGES = 20
 #: What changes how much is computed, cut down to something that is counted in a moment.
@@ -36,22 +36,12 @@ def spec_of(method: str, preset: str = "small") -> RunSpec:
 
 
 def context() -> StageContext:
-    ledger = CostLedger(CPU)
     teacher = Network(wrn40_2(10), CIFAR10, torch.float32).eval().requires_grad_(False)
     student = Network(wrn16_1(10), CIFAR10, torch.float32).eval()
-    ledger.watch(teacher, "teacher")
-    ledger.watch(student, "student")
-    return StageContext(
-        teacher=teacher,
-        student=student,
-        card=CIFAR10,
-        device=CPU,
-        precision=torch.float32,
-        generator=torch.Generator().manual_seed(0),
-        ledger=ledger,
-        cache=Path("no-cache"),
-        tick=lambda done, total: None,
-    )
+    made = make_context(CIFAR10, teacher, student)
+    made.ledger.watch(teacher, "teacher")
+    made.ledger.watch(student, "student")
+    return made
 
 
 def counted(found: StageContext, phase: str, work: Any) -> float:

@@ -8,38 +8,23 @@ import pytest
 import torch
 from PIL import Image
 from support.e2e_kit import (
-    RECIPE,
     cli,
     make_record,
     own_cache,  # noqa: F401
     program,
+    run_here,
     small_recipe,  # noqa: F401
     teacher_file,
     teachers_folder,
-    tiny,
 )
 
 from dfkd_bench.api import Workbench, plan
-from dfkd_bench.datasets.cards import DIGITS
-from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, default_registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
 from dfkd_bench.leaderboard.columns import COLUMNS, pandas_types
-from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Results
 from dfkd_bench.spec import RunSpec
-from dfkd_bench.teachers.weights import read_weights, save_weights
 
 PAIR = ("--pair", "resnet8:resnet8")
-
-
-def sets(*methods: str) -> list[str]:
-    return [part for method in methods for text in tiny(method, default_registry()) for part in ("--set", text)]
-
-
-def run(tmp_path, *args, methods=("noise",)):
-    """`run` on the CPU with tiny settings into a results folder."""
-    chosen = [part for method in methods for part in ("--method", method)]
-    places = ("--results", tmp_path / "results", "--teachers", teachers_folder())
-    return cli("run", *chosen, *args, *sets(*methods), *places, "--device", "cpu", "--precision", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -138,39 +123,6 @@ def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def seven_classes():
-    return DIGITS.model_copy(update={"num_classes": 7, "class_names": tuple("0123456")})
-
-
-@pytest.mark.parametrize(
-    ("write", "sentence"),
-    [
-        (
-            lambda file: save_weights(build_model("vgg8", DIGITS, Registry()).state_dict(), file),
-            r"t.safetensors (is no|does not fit) resnet8: ",
-        ),
-        (
-            lambda file: save_weights(build_model("resnet8", seven_classes(), Registry()).state_dict(), file),
-            r"t.safetensors does not fit resnet8: '.*' is \[7, 64\] there, \[10, 64\] here$",
-        ),
-        (lambda file: file.write_bytes(b"nothing"), r"t.safetensors cannot be read as weights"),
-    ],
-    ids=["another network", "another class count", "a damaged file"],
-)
-def test_a_teacher_that_does_not_fit_is_one_sentence(tmp_path, write, sentence):
-    write(tmp_path / "t.safetensors")
-    for done in (
-        run(tmp_path, *PAIR, "--teacher", tmp_path / "t.safetensors"),
-        cli("teacher", "import", tmp_path / "t.safetensors", "--model", "resnet8", "--dataset", "digits"),
-    ):
-        assert re.search(sentence, done.sentence()), done.sentence()
-
-
-def test_one_teachers_file_for_two_networks_is_one_sentence(tmp_path):
-    done = run(tmp_path, *PAIR, "--pair", "vgg8:resnet8", "--teacher", teacher_file())
-    assert done.sentence() == "--teacher gives one network's weights, but the pairs name resnet8, vgg8"
-
-
 def test_results_that_cannot_be_written_are_one_sentence(tmp_path, small_recipe):  # noqa: F811
     (tmp_path / "file").write_text("", encoding="utf-8")
     for folder in (tmp_path / "file" / "results", tmp_path / "file"):
@@ -262,7 +214,7 @@ def test_a_dry_run_with_a_teachers_file_writes_nothing_either(tmp_path):
 
 def test_two_methods_on_two_pairs_are_four_records_one_table_and_are_not_run_twice(tmp_path, small_recipe):  # noqa: F811
     pairs = (*PAIR, "--pair", "resnet8:wrn16_1")
-    first = run(tmp_path, *pairs, methods=("noise", "cmi"))
+    first = run_here(tmp_path, *pairs, methods=("noise", "cmi"))
     assert first.code == 0, first
     assert "4 runs, 4 to do" in first.out
     assert "0 found, 4 run" in first.out
@@ -280,7 +232,7 @@ def test_two_methods_on_two_pairs_are_four_records_one_table_and_are_not_run_twi
     assert list(table.columns) == [column.name for column in COLUMNS]
     assert len(table) == 4
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("record.json")}
-    second = run(tmp_path, *pairs, methods=("noise", "cmi"))
+    second = run_here(tmp_path, *pairs, methods=("noise", "cmi"))
     assert second.code == 0
     assert "4 runs, 0 to do" in second.out
     assert "4 found, 0 run" in second.out
@@ -293,7 +245,7 @@ def test_two_methods_on_two_pairs_are_four_records_one_table_and_are_not_run_twi
 
 
 def test_progress_goes_to_the_error_stream_and_the_table_to_the_other(tmp_path, small_recipe):  # noqa: F811
-    done = run(tmp_path, *PAIR)
+    done = run_here(tmp_path, *PAIR)
     assert "epoch 2/2: accuracy" in done.err
     assert "finished: last epoch" in done.err
     assert "epoch 2/2" not in done.out
@@ -301,7 +253,7 @@ def test_progress_goes_to_the_error_stream_and_the_table_to_the_other(tmp_path, 
 
 
 def test_a_run_that_fails_is_a_row_and_exit_status_1(tmp_path, small_recipe):  # noqa: F811
-    done = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
+    done = run_here(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
     assert done.code == 1, done
     assert "diverged: noise resnet8:resnet8 digits seed 0" in done.err
     assert "last good epoch 0: the loss" in done.err
@@ -309,9 +261,9 @@ def test_a_run_that_fails_is_a_row_and_exit_status_1(tmp_path, small_recipe):  #
     assert "Traceback" not in done.err
     (record,) = Results(tmp_path / "results").records()
     assert record.status == "diverged"
-    again = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
+    again = run_here(tmp_path, *PAIR, "--set", "schedule.lr=1e30")
     assert (again.code, "1 found, 0 run" in again.out) == (1, True)
-    retried = run(tmp_path, *PAIR, "--set", "schedule.lr=1e30", "--retry", "failed")
+    retried = run_here(tmp_path, *PAIR, "--set", "schedule.lr=1e30", "--retry", "failed")
     assert (retried.code, "0 found, 1 run" in retried.out) == (1, True)
 
 
@@ -366,58 +318,3 @@ def test_show_says_which_preset_takes_which_stage_and_value():
     assert cli("show", "ddda").sentence().startswith("unknown method 'ddda': did you mean dda")
     assert "is no pair" in cli("show", "dda", "--pair", "x").sentence()
     assert "unknown preset" in cli("show", "dda", "--preset", "quik").sentence()
-
-
-def test_teachers_are_trained_listed_verified_and_imported(tmp_path):
-    folder = ("--teachers", tmp_path / "teachers")
-    here = (*folder, "--device", "cpu", "--precision", "fp32")
-    recipe = ("--epochs", "1", "--batch-size", "256", "--seed", "5")
-    trained = cli("teacher", "train", "--model", "resnet8", *recipe, *here)
-    assert trained.code == 0, trained
-    assert re.search(
-        r"^resnet8 on digits: \d+\.\d\d % of the test split, weights [0-9a-f]{16}, trained here$", trained.out
-    )
-    again = cli("teacher", "train", "--model", "resnet8", *recipe, *here)
-    assert again.out == trained.out
-    assert again.err == ""  # found, and not trained again
-    imported = cli("teacher", "import", teacher_file(), "--model", "resnet8", "--dataset", "digits", *here)
-    assert imported.code == 0, imported
-    assert "file weights.safetensors" in imported.out
-    listed = cli("teacher", "list", *folder)
-    assert listed.code == 0
-    rows = [line for line in listed.out.splitlines() if "│ digits" in line]
-    assert len(rows) == 2
-    verified = cli("teacher", "verify", *here)
-    assert verified.code == 0
-    assert verified.out.count("weights match the card") == 2
-    for now, card in re.findall(r"(\S+) % now, (\S+) % on the card", verified.out):
-        assert now == card
-    names = sorted(path.name for path in (tmp_path / "teachers").iterdir())
-    assert cli("teacher", "verify", names[0], *here).out.count("weights match the card") == 1
-    assert "unknown teacher" in cli("teacher", "verify", "another", *here).sentence()
-    weights = tmp_path / "teachers" / names[0] / "weights.safetensors"
-    state = read_weights(weights)
-    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
-    save_weights({**state, name: state[name] + 1}, weights)
-    assert "are not those of its card" in cli("teacher", "verify", names[0], *here).sentence()
-
-
-def test_teachers_of_an_unknown_network_are_refused(tmp_path):
-    here = ("--teachers", tmp_path, "--device", "cpu")
-    assert "did you mean" in cli("teacher", "train", "--model", "resnet9", *here).sentence()
-    weights = (teacher_file(), "--dataset", "digits")
-    assert "did you mean" in cli("teacher", "import", *weights, "--model", "resnet9", *here).sentence()
-    assert "unknown dataset" in cli("teacher", "train", "--model", "resnet8", "--dataset", "digit", *here).sentence()
-    assert cli("teacher", "list", "--teachers", tmp_path / "none").code == 0
-
-
-def test_a_run_trains_its_teacher_on_first_use_and_says_so(tmp_path, small_recipe):  # noqa: F811
-    places = ("--results", tmp_path / "results", "--teachers", tmp_path / "teachers")
-    cpu = ("--device", "cpu", "--precision", "fp32")
-    done = cli("run", "--method", "noise", *PAIR, *sets("noise"), *places, *cpu)
-    assert done.code == 0, done
-    assert f"the teacher resnet8 is trained first, {RECIPE.epochs} epochs on digits" in done.out
-    assert "teacher resnet8 on digits: teacher training" in done.err
-    other = cli("run", "--method", "noise", *PAIR, *sets("noise"), "--seed", "1", *places, *cpu)
-    assert "is trained first" not in other.out
-    assert "teacher training" not in other.err

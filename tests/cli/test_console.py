@@ -157,8 +157,8 @@ def test_a_long_text_keeps_its_begin_and_its_end():
 #: Who may print, and what: the console; and the parent of a worker, which passes on what that printed, made visible.
 _MAY = {"dfkd_bench/cli/console.py", "dfkd_bench/engines/child.py"}
 _RICH = {"dfkd_bench/cli/console.py", "dfkd_bench/cli/display.py"}
-#: These lay tables out, of `Text` made of printable characters.
-_RICH |= {"dfkd_bench/cli/tables.py", "dfkd_bench/cli/claims.py"}
+#: It lays a table out in groups, of `Text` made of printable characters.
+_RICH |= {"dfkd_bench/cli/tables.py"}
 
 
 def _prints(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from support.e2e_kit import (
+    Interrupts,
     bench,
     listening,
     own_cache,  # noqa: F401
@@ -25,19 +26,6 @@ from dfkd_bench.runs.runner import run_spec
 def checkpoints_cost_nothing(monkeypatch):
     """With `checkpoint_seconds=0` there is one after every segment, however long writing it takes."""
     monkeypatch.setattr("dfkd_bench.resume.checkpoint._SHARE", 0)
-
-
-class Interrupts:
-    """Breaks a run off after so many progress events."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, event) -> None:
-        if event.kind == "progress":
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

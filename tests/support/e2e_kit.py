@@ -24,7 +24,7 @@ import pytest
 from dfkd_bench import hookimpl
 from dfkd_bench.card import DatasetCard
 from dfkd_bench.cli import main
-from dfkd_bench.hooks.registry import STAGE_KINDS, PluginRow, Registry
+from dfkd_bench.hooks.registry import STAGE_KINDS, PluginRow, Registry, default_registry
 from dfkd_bench.planning.requests import Override, Request, plan
 from dfkd_bench.results.records import Accuracy, BankReport, CurvePoint, Environment, Record, TeacherReport
 from dfkd_bench.spec import Pair, RunSpec, TeacherRecipe, TeacherRef
@@ -234,6 +234,18 @@ def cli(*args: str | Path) -> Outcome:
     return Outcome(code or 0, out.getvalue(), err.getvalue())
 
 
+def sets(*methods: str) -> list[str]:
+    """Options of `run` that make methods tiny."""
+    return [part for method in methods for text in tiny(method, default_registry()) for part in ("--set", text)]
+
+
+def run_here(tmp_path: Path, *args: str | Path, methods: tuple[str, ...] = ("noise",)) -> Outcome:
+    """`run` on the CPU with tiny settings into a results folder."""
+    chosen = [part for method in methods for part in ("--method", method)]
+    places = ("--results", tmp_path / "results", "--teachers", teachers_folder())
+    return cli("run", *chosen, *args, *sets(*methods), *places, "--device", "cpu", "--precision", "fp32")
+
+
 def program(*args: str | Path, path: Path | None = None, code: str | None = None, timeout: float = 120) -> Outcome:
     """`dfkd-bench ARGS` (or the Python `code`) in a process of its own; `path` goes before its import path."""
     before = [] if path is None else [str(path)]
@@ -333,3 +345,16 @@ def listening(registry: Registry, heard: Any) -> Iterator[None]:
         yield
     finally:
         registry.unlisten(listener)
+
+
+class Interrupts:
+    """Breaks a run, or a teacher's training, off after so many progress events."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, event) -> None:
+        if event.kind == "progress":
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt

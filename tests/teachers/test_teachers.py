@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.e2e_kit import RECIPE, listening, own_cache, teacher_file, teachers_folder  # noqa: F401
+from support.e2e_kit import RECIPE, Interrupts, listening, own_cache, teacher_file, teachers_folder  # noqa: F401
 
 from dfkd_bench import DfkdError
 from dfkd_bench.datasets import digits
@@ -210,18 +210,6 @@ def test_a_training_that_was_broken_off_leaves_no_teacher_and_the_next_one_train
             store.train("resnet8", "digits", RECIPE)
     assert list(store.cards()) == []
     assert store.train("resnet8", "digits", RECIPE).card.sha256 == weights_hash(read_weights(teacher_file()))
-
-
-class Interrupts:
-    """Breaks a training off after so many of its steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, event) -> None:
-        self.left -= event.kind == "progress"
-        if self.left < 0:
-            raise KeyboardInterrupt
 
 
 def test_a_training_that_is_broken_off_five_times_ends_in_the_same_weights(tmp_path, monkeypatch):
