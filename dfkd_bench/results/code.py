@@ -21,6 +21,7 @@ _DECISIVE = {
     "evaluation.py",
     "method.py",
     "models",
+    "resume",
     "runs",
     "spec.py",
     "stages",
