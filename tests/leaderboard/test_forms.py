@@ -29,6 +29,8 @@ from dfkd_bench.planning.installed import Installed
 from dfkd_bench.results.records import Results
 
 ROOT = Path(__file__).parents[2]
+#: What is committed. Beside it lies what a user of this checkout has measured.
+REFERENCE = ROOT / "results" / "reference"
 HOSTILE = (
     '=HYPERLINK("http://evil.example","x")<script>alert(1)</script><img src=x onerror=alert(1)>'
     r"\input{/etc/passwd}\end{tabular}%$_^~#&{}[red]x[/red]`rm`|a|**b**__c__[d](javascript:e)"
@@ -39,7 +41,7 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def ours():
     """The table of the repository's own records."""
-    return read_table(Results(ROOT / "results"), Installed(default_registry()))
+    return read_table(Results(REFERENCE), Installed(default_registry()))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_all_forms_have_the_same_rows_in_the_same_order(ours):
 
 def test_the_table_of_the_repository_says_what_its_records_say(ours):
     table = loaded(ours)
-    for path in (ROOT / "results").rglob("record.json"):
+    for path in REFERENCE.rglob("record.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         row = table[table["runs"] == record["run"]].iloc[0]
         assert row["accuracy_percent"] == record["accuracy"]["last"]
@@ -110,7 +112,7 @@ def test_the_table_of_the_repository_says_what_its_records_say(ours):
 
 
 def test_the_repositorys_csv_is_that_of_its_records():
-    folder = ROOT / "results" / "reference" / "digits-quick"
+    folder = REFERENCE / "digits-quick"
     made = csv_text(read_table(Results(folder), Installed(default_registry())))
     assert (folder / "leaderboard.csv").read_text(encoding="utf-8") == made
 
