@@ -183,6 +183,7 @@ class CsdDistiller(Distiller[CsdDistillerOptions]):
     """
 
     Options = CsdDistillerOptions
+    capturable = True
 
     @classmethod
     def requires_with(cls, options: CsdDistillerOptions) -> frozenset[str]:

@@ -173,5 +173,5 @@ def zero_gradients(outer: nn.Module) -> None:
 
 def add_gradients(outer: nn.Module, inner: nn.Module) -> None:
     """Add the inner weights' gradients to the outer ones': first-order MAML summed over all inner steps."""
-    sums, more = ([each.grad for each in module.parameters()] for module in (outer, inner))
+    sums, more = ([each.grad for each in module.parameters() if each.grad is not None] for module in (outer, inner))
     torch._foreach_add_(sums, more)

@@ -155,6 +155,8 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 class L1Distiller(Distiller[StageOptions]):
     """DFAD's student loss: mean |s - t|."""
 
+    capturable = True
+
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """`l1`."""
         with torch.no_grad():

@@ -247,7 +247,14 @@ class Filter(Stage[OptionsT]):
 
 
 class Distiller(Stage[OptionsT]):
-    """The student's loss, with any parameters of its own."""
+    """The student's loss, with any parameters of its own.
+
+    Class attributes:
+        capturable: `losses` decides nothing in Python that changes from step to step, and never waits for the device:
+            its steps may be captured as CUDA graphs (`StageContext.step`).
+    """
+
+    capturable: ClassVar[bool] = False
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """Named scalars whose sum is minimized."""

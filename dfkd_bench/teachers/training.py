@@ -48,7 +48,12 @@ class Training:
         self._device = device
         self._generator = stream(recipe.seed, "teacher/data", device)
         self._optimizer = torch.optim.SGD(
-            network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+            network.parameters(),
+            recipe.lr,
+            recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            fused=device.type == "cuda",
         )
         self._batch_size = min(recipe.batch_size, len(self._images))
         self._steps = len(self._images) // self._batch_size
