@@ -91,13 +91,14 @@ class Graphs:
         self, ledger: CostLedger, capturer: Capturer | None = None, remark: Callable[[str], None] = lambda _: None
     ) -> None:
         self.ledger, self.capturer, self._remark = ledger, capturer, remark
-        self._steps = dict[tuple[str, Hashable], _Step[Any]]()
+        self._steps = dict[tuple[Callable[[], Any], Hashable], _Step[Any]]()
 
     def step(self, function: Callable[[], T], key: Hashable) -> Callable[[], T]:
         """See `StageContext.step`."""
         if self.capturer is None:
             return function
-        name = (f"{function.__module__}.{function.__qualname__}", key)
+        # A method of the same object is equal to itself; a function that is made anew in each round is another one.
+        name = (function, key)
         found = self._steps.pop(name, None) or _Step(function, self)
         others = [other for other in self._steps if other[0] == name[0]]
         for other in others[: len(others) + 1 - KEPT]:
