@@ -257,6 +257,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.equal.default: lambda one, other: True,
     aten.batch_norm_update_stats.default: _update_stats,
     aten._fused_sgd_.default: _fused_sgd,
+    aten._fused_sgd_.tensor_lr: _fused_sgd,
     aten.cudnn_grid_sampler.default: _sampled,
     aten.cudnn_grid_sampler_backward.default: _sampled_back,
 }

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,11 +134,15 @@ class Play:
         spec: the run.
         watch: all that was seen.
         error: where it broke, as a traceback; None if it did not.
+        captures: steps that were captured.
+        remarks: what the run's record would say.
     """
 
     spec: RunSpec
     watch: DeviceWatch
     error: str | None = None
+    captures: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     def in_steps(self) -> list[str]:
         """What stands in steps: waits and copies, each once, by file and line."""
@@ -207,7 +211,29 @@ def _to_cpu(state: Any) -> Any:
     return state
 
 
-def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Sequence[Path] = ()) -> Play:
+class _Capturer:
+    """In a `CudaCapturer`'s place: a replay does nothing, and a capture may not wait or copy."""
+
+    def __init__(self, found: Play) -> None:
+        self._found = found
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        """As it is."""
+        return function()
+
+    def capture(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """The output, again and again."""
+        before = self._found.watch.total.seen.total()
+        output = function()
+        if self._found.watch.total.seen.total() != before:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self._found.captures += 1
+        return lambda: output
+
+
+def play(
+    spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Sequence[Path] = (), *, graphs: bool = False
+) -> Play:
     """One run on the fake GPU; an error ends it and is told."""
     watch = DeviceWatch([*PACKAGES, *folders])
     found = Play(spec, watch)
@@ -220,19 +246,19 @@ def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Seq
     with (
         fake_gpu(watch),
         mock.patch.object(loop, "CostLedger", ledger),
+        mock.patch.object(loop, "CudaCapturer", lambda _: _Capturer(found)),
         mock.patch.object(evaluation, "StoredSplit", _Split),
         mock.patch.object(loop, "weights_hash", lambda state: ""),
         mock.patch.object(loop, "teacher_answers", lambda _, network, evaluator, __: evaluator.reference(network)),
     ):
-        remarks: list[str] = []
         try:
             run = loop.Run(
                 spec,
                 _teacher(spec, registry),
                 registry,
-                Execution(GPU, precision),
+                Execution(GPU, precision, graphs=graphs),
                 emit,  # type: ignore[arg-type]
-                SimpleNamespace(note=lambda **_: None, write=lambda: None, remark=remarks.append),  # type: ignore[arg-type]
+                SimpleNamespace(note=lambda **_: None, write=lambda: None, remark=found.remarks.append),  # type: ignore[arg-type]
             )
             run.to_the_end(_Travel())  # type: ignore[arg-type]
         except Exception:

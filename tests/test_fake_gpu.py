@@ -74,6 +74,13 @@ def test_a_method_runs_on_a_gpu_without_a_wait_in_its_steps(methods, method, pre
     assert seen["half"] == (precision == "bf16")
 
 
+def test_steps_are_captured_without_a_wait(once):
+    # Those of the synthesizer, with the average and without, and of the student.
+    seen = once("graphs")["fast"]
+    assert (seen["error"], seen["remarks"], seen["seen"]) == (None, [], [])
+    assert seen["captures"] >= 3
+
+
 def test_the_faultless_stage_shows_nothing(faults):
     seen = faults[f"{FAULTLESS} fp32"]
     assert (seen["error"], seen["seen"]) == (None, [])

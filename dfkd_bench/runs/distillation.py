@@ -97,7 +97,7 @@ class Distillation:
         def learn() -> dict[str, Tensor]:
             losses = step()
             # Torch counts what is written to a tensor, and does not see what a graph writes.
-            torch.autograd.graph.increment_version(self._parts.student.parameters())
+            torch.autograd.graph.increment_version(list(self._parts.student.parameters()))
             return losses
 
         return learn
