@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import from_json
 
 from dfkd_bench.errors import DfkdError, first_line
 
@@ -237,12 +236,7 @@ def parse_model(model: type[ModelT], text: bytes, path: Path | str, what: str, r
     try:
         if _is_suspect(text):
             _loads(text)
-        text = text.removeprefix(codecs.BOM_UTF8)
-        try:
-            # Faster than `model_validate_json`, which makes a tree of its own before it makes objects of it.
-            return model.model_validate(from_json(text))
-        except ValueError:
-            return model.model_validate_json(text)  # its words name the line
+        return model.model_validate_json(text.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         raise refusal(error, path, what, remedy) from error
     except _RefusedError as error:
