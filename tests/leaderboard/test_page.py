@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 
 import pytest
 from support.e2e_kit import cli
@@ -203,3 +204,10 @@ def test_figures_are_the_same_bytes_twice(root, tmp_path):
     once, again = (write_figures(table, root, tmp_path / name, pytest.fail) for name in ("once", "again"))
     assert len(once) == 18
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+
+
+def test_figures_without_matplotlib_are_one_sentence(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = cli("figures", "--results", root, "--out", tmp_path / "figures")
+    assert ended.sentence() == "figures need matplotlib: pip install dfkd-bench[figures]"
+    assert not (tmp_path / "figures").exists()
