@@ -14,6 +14,7 @@ from dfkd_bench.foreign import own_path, read_text
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.models.build import check_model
 from dfkd_bench.planning import toml_lines
+from dfkd_bench.planning.compatibility import network_facts
 from dfkd_bench.planning.requests import Override, Request, plan
 from dfkd_bench.spec import MOST_SEEDS, PROTOCOLS, Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.options import OptionError
@@ -285,6 +286,8 @@ class _Grid:
             pair = Pair.parse(text)
             for network in dict.fromkeys((pair.teacher, pair.student)):
                 check_model(network, self.registry)
+                for card in self.cards.values():
+                    network_facts(network, card, self.registry)
             yield pair
 
     def _methods(self) -> Iterator[tuple[toml_lines.Path, Any]]:

@@ -10,7 +10,7 @@ from dfkd_bench.errors import DfkdError, Report, raise_it, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.method import Method, Schedule, StageChoice
 from dfkd_bench.models.build import check_model
-from dfkd_bench.planning.compatibility import unmet, without_effect
+from dfkd_bench.planning.compatibility import network_facts, unmet, without_effect
 from dfkd_bench.planning.protocols import SHARED, matched
 from dfkd_bench.spec import PROTOCOLS, Pair, Protocol, RunSpec, TeacherRef
 from dfkd_bench.stages.options import OptionError, read_options
@@ -76,7 +76,7 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
         report: told of what a method's settings or needs refuse; by default the first of it is raised.
 
     Raises:
-        DfkdError: a name is unknown, an option is refused, or a method cannot use a network.
+        DfkdError: a name is unknown, an option is refused, a network cannot take the dataset's images, or a method cannot use it.
     """
     methods = [registry.load("method", name) for name in request.methods]
     if any(seed < 0 for seed in request.seeds):
@@ -85,8 +85,9 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
     if strange:
         raise unknown_name("method in --set", strange[0], request.methods)
     for pair in request.pairs:
-        check_model(pair.teacher, registry)
-        check_model(pair.student, registry)
+        for network in (pair.teacher, pair.student):
+            check_model(network, registry)
+            network_facts(network, card, registry)
     if request.protocol not in PROTOCOLS:
         raise unknown_name("protocol", request.protocol, PROTOCOLS)
     specs = []
