@@ -38,7 +38,7 @@ def checkpoints_cost_nothing(monkeypatch):
         ("noise", ("augmenter.variants=2", "schedule.epochs=6")),
         (
             "noise",
-            ("schedule.epochs=3", "schedule.steps_per_epoch=1", "schedule.optimizer=adamw", "schedule.growing=true"),
+            ("schedule.epochs=4", "schedule.steps_per_epoch=1", "schedule.optimizer=adamw", "schedule.growing=true"),
         ),
     ],
 )
