@@ -98,7 +98,7 @@ class BankFilling:
         reports = {kind: stage.report() for kind, stage in self._stages.all().items()}
         said = {kind: found for kind, found in reports.items() if found} or None
         self.report = self.report.model_copy(
-            update={"in_bank": len(self.bank), "target_agreement": agreement, "stages": said}
+            update={"in_bank": self._images_kept(), "target_agreement": agreement, "stages": said}
         )
 
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
@@ -126,6 +126,17 @@ class BankFilling:
         self.gallery.saw(batch)
         if not self._stages.synthesizer.stream:
             self.bank.add(batch)
+        self._images_kept()
+
+    def _images_kept(self) -> int:
+        """The bank's and those that the synthesizer keeps by itself, which must not be more than the capacity."""
+        own, capacity = self._stages.synthesizer.pool(), self.bank.capacity
+        if own and capacity is not None and len(self.bank) + own > capacity:
+            raise ValueError(
+                f"the {self._parts.stage('synthesizer')} keeps {own} images beside the bank's {len(self.bank)}, and "
+                f"bank_capacity is {capacity}"
+            )
+        return len(self.bank) + own
 
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages

@@ -113,6 +113,7 @@ class StageSet:
                 ledger=ledger,
                 cache=cache_folder("stages", getattr(self._spec, kind).name),
                 tick=_ticker(emit, kind),
+                bank_capacity=self._spec.schedule.bank_capacity,
                 images=None if given is None else given.images,
                 labels=given.labels if given is not None and self.wanted == self._spec.dataset else None,
             )

@@ -68,6 +68,8 @@ class StageContext:
         ledger: the cost ledger; `ledger.watch(module, role)` counts a further network's passes.
         cache: a folder of the stage's own, for what is costly to make and the same in every run.
         tick: `tick(done, total)` tells people how far a long call has come.
+        bank_capacity: the most images that the run keeps; None: any number. A synthesizer with a pool of its own keeps
+            to it.
         images: uint8 [N, C, H, W] on the CPU, for a synthesizer that declares `images_wanted`; else None.
         labels: int64 [N] of these images, if they are the run's own dataset's; else None.
     """
@@ -81,6 +83,7 @@ class StageContext:
     ledger: CostLedger
     cache: Path
     tick: Callable[[int, int], None]
+    bank_capacity: int | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
 
@@ -186,6 +189,10 @@ class Synthesizer(Stage[OptionsT]):
     def sample(self, count: int) -> SyntheticBatch:
         """`count` fresh images for a distillation step (stream synthesizers)."""
         raise NotImplementedError
+
+    def pool(self) -> int:
+        """How many images, or what they are made from, it keeps beside the bank; they count against its capacity."""
+        return 0
 
     def after_distill_step(self, batch: SyntheticBatch) -> None:
         """Called after each student step with the batch it took, for those that learn beside the student."""

@@ -81,6 +81,11 @@ def joined(names: tuple[str, ...], classes: tuple[type[Filter[Any]], ...]) -> ty
             told = (part.unmet(own, teacher, student, card) for _, part, own in split(options))
             return next((sentence for sentence in told if sentence is not None), None)
 
+        @classmethod
+        def warn_with(cls, options: StageOptions, teacher: NetworkFacts, card: DatasetCard) -> str | None:
+            told = [part.warn_with(own, teacher, card) for _, part, own in split(options)]
+            return "; ".join(sentence for sentence in told if sentence is not None) or None
+
         def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
             return functools.reduce(torch.logical_and, (one.keep(augmented, source) for one in self.filters.values()))
 
