@@ -19,7 +19,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_ext"]
 nitpicky = False
 
-myst_enable_extensions = ["colon_fence", "fieldlist"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "fieldlist"]
 myst_heading_anchors = 4
 
 # In docstrings `name` is code, as everywhere else.

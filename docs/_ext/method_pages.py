@@ -14,7 +14,7 @@ from dfkd_bench.leaderboard.build import read_table
 from dfkd_bench.leaderboard.claims import Claim, load_claims, select, untried
 from dfkd_bench.leaderboard.model import Cell, Row, Table
 from dfkd_bench.method import Method
-from dfkd_bench.planning.description import Part, describe
+from dfkd_bench.planning.description import OptionRow, Part, describe
 from dfkd_bench.planning.installed import Installed
 from dfkd_bench.results.records import Results
 
@@ -38,8 +38,8 @@ def pages(registry: Registry) -> dict[str, str]:
 def _index(methods: list[Method]) -> str:
     lines = [
         "# Methods\n",
-        "Each page has the method's stages and options with their values in each preset, its published numbers and what "
-        "was measured here. All of it is read from the installed plugins, as `dfkd-bench show NAME` does.\n",
+        "Each page has the method's stages and options with their values in each preset, its published numbers and "
+        "what was measured here. All of it is read from the installed plugins, as `dfkd-bench show NAME` does.\n",
     ]
     for kind, title in _KINDS.items():
         chosen = [method for method in methods if method.kind == kind]
@@ -67,7 +67,10 @@ def _page(method: Method, registry: Registry, measured: Table) -> str:
     if method.note:
         lines.append(f":::{{note}}\n{inline(method.note)}\n:::\n")
     lines.append(f"```bash\ndfkd-bench run --method {method.name} --pair {_PAIR}\ndfkd-bench show {method.name}\n```\n")
-    lines += ["## Stages and options\n", f"Values of the presets for `{_PAIR}` on `{DEFAULT_DATASET}`.\n"]
+    lines += [
+        "## Stages and options\n",
+        f"Values of the presets are those for `{_PAIR}` on `{DEFAULT_DATASET}`; an empty cell is the default.\n",
+    ]
     lines += [_part(part) for part in parts]
     lines += [_deviations(method, parts), _measured(method, measured), _claims(method)]
     if method.bibtex:
@@ -86,13 +89,18 @@ def _part(part: Part) -> str:
             lines.append(f"Prior: {part.stage.prior}.\n")
     if part.options:
         rows = [
-            (f"`{part.kind}.{row.name}`", inline(row.default), *map(inline, row.values), inline(row.meaning))
+            (f"`{part.kind}.{row.name}`", inline(row.meaning), inline(row.default), *_values(row))
             for row in part.options
         ]
-        lines.append(table(("Option", "Default", *(f"`{preset}`" for preset in part.presets), "Meaning"), rows))
+        head = ("Option", "Meaning", "Default", *(f"`{preset}`" for preset in part.presets))
+        lines.append("{.options}\n" + table(head, rows))
     else:
         lines.append("No options.\n")
     return "\n".join(lines)
+
+
+def _values(row: OptionRow) -> list[str]:
+    return ["" if value == row.default else inline(value) for value in row.values]
 
 
 def _deviations(method: Method, parts: list[Part]) -> str:
@@ -119,8 +127,8 @@ def _measured(method: Method, measured: Table) -> str:
     lines = [
         "## Measured\n",
         "From the records in `results/reference`. Accuracy is the last epoch's, in percent, with half of its 95 % "
-        "interval over seeds where there are several; agreement is with the teacher on the test images. Fewer than three "
-        "seeds are no ranking.\n",
+        "interval over seeds where there are several; agreement is with the teacher on the test images. Fewer than "
+        "three seeds are no ranking.\n",
         table(
             ("Dataset", "Pair", "Preset", "Variant", "Seeds", "Accuracy", "Agreement", "Teacher", "Counted PFLOP"),
             [_measured_row(cell, row) for cell, row in found],

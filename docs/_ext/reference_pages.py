@@ -93,11 +93,11 @@ def _record() -> str:
     return "\n".join(
         [
             "# Records and tables\n",
-            "A run's folder holds `record.json` and `curve.csv`; `leaderboard.csv` has a line for each row of the table.\n",
+            "A run's folder holds `record.json` and `curve.csv`; `leaderboard.csv` has each row of the table.\n",
             *(_fields(model) for model in models),
             f"## Cost\n\n{docstring(Cost)}\n\n{table(('Field', 'Type', 'Meaning'), cost)}",
             _fields(CurvePoint, "Lines of curve.csv"),
-            "## Columns of leaderboard.csv\n\nHow to read them: [the leaderboard's columns](/leaderboard-columns.md).\n",
+            "## Columns of leaderboard.csv\n\nHow to read them: [the columns](/leaderboard-columns.md).\n",
             document(),
         ]
     )
