@@ -140,13 +140,13 @@ def answers_go_with_their_images(subject: Subject) -> str:
 
 
 def _images_reversed(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
-    return augmented.select(torch.arange(len(augmented)).flip(0)), source
+    return augmented.select(torch.arange(len(augmented), device=augmented.targets.device).flip(0)), source
 
 
 def _sources_turned(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
     """The sources in another order, and the images' references to them likewise; no neighbor stays one."""
     assert augmented.source is not None
-    order = (torch.arange(len(source)) * 5) % len(source)
+    order = (torch.arange(len(source), device=source.targets.device) * 5) % len(source)
     place = order.argsort()
     return SyntheticBatch(augmented.images, augmented.targets, place[augmented.source]), source.select(order)
 
