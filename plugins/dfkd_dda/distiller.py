@@ -32,6 +32,7 @@ class DdaDistiller(Distiller[DdaOptions]):
     """KL_tau(s, t), and on demand self_weight * CE(psi(phi(f_S(rot_k x))), k)."""
 
     Options = DdaOptions
+    capturable = True
 
     def __init__(self, options: DdaOptions, context: StageContext) -> None:
         super().__init__(options, context)
