@@ -96,7 +96,8 @@ class Subject:
         """A world in its precision, with its pair; `more` has further fields."""
         if self.pair is not None:
             more = {"card": make_card(5, 3, 32, 32), "pair": self.pair, **more}
-        return World(**{"cache": Path(cache), "precision": self.precision, **more})
+        attention = "attention" in self.stage.requires
+        return World(**{"cache": Path(cache), "precision": self.precision, "attention": attention, **more})
 
     def every_setting(self) -> Iterator[tuple[StageOptions, Episode]]:
         """Each of the settings with what it does.
