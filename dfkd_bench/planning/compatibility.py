@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dfkd_bench.hooks.registry import Registry
     from dfkd_bench.spec import RunSpec
 
-__all__ = ["unmet", "warnings", "without_effect"]
+__all__ = ["network_facts", "unmet", "warnings", "without_effect"]
 
 
 def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[DfkdError]:
@@ -28,7 +28,7 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
-        networks = (_network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
+        networks = (network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
         if (told := stage.unmet(options, *networks, card)) is not None:
             yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {told}")
         for name in sorted(stage.requires_with(options)):
@@ -75,7 +75,7 @@ def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[s
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
-        told = stage.warn_with(options, _network_facts(spec.pair.teacher, card, registry), card)
+        told = stage.warn_with(options, network_facts(spec.pair.teacher, card, registry), card)
         if told is not None:
             yield f"{spec.method} with the teacher {spec.pair.teacher}: {told}"
 
@@ -86,7 +86,7 @@ def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> 
         told = registry.load("synthesizer", spec.synthesizer.name).gives_targets
         return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if told else ())
     network: str = getattr(spec.pair, part)
-    facts = _network_facts(network, card, registry)
+    facts = network_facts(network, card, registry)
     offered = {
         "batchnorm": bool(facts.batchnorm),
         "stages": facts.stage_inputs is not None,
@@ -97,7 +97,22 @@ def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> 
 
 # Building a network takes up to a fifth of a second: a grid asks for each once.
 @functools.lru_cache(maxsize=1024)
-def _network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
+def network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
+    """What is known of a network for a dataset.
+
+    Raises:
+        DfkdError: it is unknown, or cannot take the dataset's images.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):  # shapes alone: no weights are drawn, nothing is computed
+            return _facts(name, card, registry)
+    except Exception:  # not every network can do without numbers; and what refuses is to be told as it is in a run
+        return _facts(name, card, registry)
+
+
+def _facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
     from torch import nn
 
     from dfkd_bench.stages.network import attention_names

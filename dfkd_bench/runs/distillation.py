@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfkd_bench.blocks.optimizers import make_optimizer
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.resume.outcome import DivergedError
 from dfkd_bench.runs.bank_filling import BankFilling
@@ -32,14 +33,8 @@ class Distillation:
         self._parts, self._filling = parts, filling
         schedule = parts.spec.schedule
         parameters = [*parts.student.parameters(), *parts.stages.distiller.parameters()]
-        self._optimizer = torch.optim.SGD(
-            parameters,
-            schedule.lr,
-            schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            nesterov=schedule.nesterov,
-            fused=parts.device.type == "cuda",  # one launch; on a CPU its last digits would be others
-        )
+        # Fused is one launch; on a CPU its last digits would be others.
+        self._optimizer = make_optimizer(parameters, schedule, fused=parts.device.type == "cuda")
         self._loss_sums = dict[str, Tensor]()
 
     def run(self, segment: Segment) -> None:
@@ -98,7 +93,7 @@ class Distillation:
         Raises:
             DivergedError: one of them is not finite.
         """
-        steps = self._parts.spec.schedule.steps_per_epoch
+        steps = self._parts.spec.schedule.steps_in(epoch)
         losses = {name: float(total) / steps for name, total in self._loss_sums.items()}
         self._loss_sums = {}
         bad = [name for name, loss in losses.items() if not math.isfinite(loss)]

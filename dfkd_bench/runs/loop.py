@@ -148,7 +148,7 @@ class Run:
             cost.images += len(self._evaluator)
         point = CurvePoint(
             epoch=epoch + 1,
-            steps=(epoch + 1) * self._spec.schedule.steps_per_epoch,
+            steps=self._spec.schedule.steps_until(epoch + 1),
             lr=self._distillation.lr(epoch),
             losses=losses,
             accuracy=measured.top1,

@@ -79,8 +79,8 @@ def check_curve(path: Path, record: Record, curve: Sequence[CurvePoint]) -> Iter
     for at, point in enumerate(curve):
         if point.epoch != at + 1:
             yield Finding(where, f"row {at + 1}, epoch", f"is {point.epoch}, not {at + 1}")
-        if point.steps != point.epoch * schedule.steps_per_epoch:
-            yield Finding(where, f"row {at + 1}, steps", f"is {point.steps}: an epoch has {schedule.steps_per_epoch}")
+        if point.steps != (steps := schedule.steps_until(point.epoch)):
+            yield Finding(where, f"row {at + 1}, steps", f"is {point.steps}: {point.epoch} epochs have {steps}")
         yield from _point(where, f"row {at + 1}", point)
     if (curve[-1].epoch if curve else 0) != record.last_good_epoch:
         yield Finding(path, "last_good_epoch", f"is {record.last_good_epoch}, but the curve has {len(curve)} epochs")

@@ -19,6 +19,12 @@ def dfkd_synthesizers(register: Callable[[str, Any], None]) -> None:
 
 
 @hookimpl
+def dfkd_filters(register: Callable[[str, Any], None]) -> None:
+    """What the student sees of it."""
+    register("ta-dfkd", "dfkd_recent.ta_dfkd:LenientSelection")
+
+
+@hookimpl
 def dfkd_distillers(register: Callable[[str, Any], None]) -> None:
     """What the student minimizes."""
     register("spaceshipnet", "dfkd_recent.spaceshipnet:SpaceshipDistiller")

@@ -31,11 +31,11 @@ GAPSSG = Method(
             schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1},
         ),
         Preset(name="small", synthesizer=use("gapssg", batch_size=160), schedule=SMALL),
-        Preset(name="paper", schedule={"epochs": 200, "steps_per_epoch": 402, "batch_size": 128, "lr": 0.2}),
-    ),
-    note=(
-        "The released script takes 4 (epoch + 1) student steps in each of 200 epochs, 80,400 in all. The preset paper "
-        "takes as many, 402 in each epoch."
+        # 4 (epoch + 1) steps, 80,400 in all.
+        Preset(
+            name="paper",
+            schedule={"epochs": 200, "steps_per_epoch": 4, "growing": True, "batch_size": 128, "lr": 0.2},
+        ),
     ),
 )
 
@@ -59,8 +59,17 @@ SPACESHIPNET = Method(
             synthesizer=use("spaceshipnet", batch_size=96, steps=40, bn=0.03, pool=2048),
             schedule={**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 1},
         ),
-        Preset(name="small", synthesizer=use("spaceshipnet", batch_size=128, steps=200), schedule=SMALL),
-        Preset(name="paper", schedule={"epochs": 200, "steps_per_epoch": 2000, "batch_size": 256, "lr": 0.1}),
+        Preset(
+            name="small",
+            synthesizer=use("spaceshipnet", batch_size=128, steps=200),
+            distiller=use("spaceshipnet", bias=False),
+            schedule=SMALL,
+        ),
+        Preset(
+            name="paper",
+            distiller=use("spaceshipnet", bias=False),
+            schedule={"epochs": 200, "steps_per_epoch": 2000, "batch_size": 256, "lr": 0.1},
+        ),
         Preset(name="paper", dataset="tiny_imagenet", schedule={"epochs": 400}),
     ),
     note=(
@@ -80,6 +89,7 @@ TA_DFKD = Method(
   year = {2024}
 }""",
     synthesizer=use("ta-dfkd"),
+    filter=use("ta-dfkd"),
     distiller=use("l1"),
     presets=(
         Preset(

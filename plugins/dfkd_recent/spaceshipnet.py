@@ -220,9 +220,10 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
             level[: self.count] = kept.to(level.device)
 
 
-def class_maps(final_map: Tensor, weight: Tensor) -> Tensor:
-    """C_k(u) = sum_c W_kc F_c(u): maps of the classes [N, K, H, W] from final maps [N, C, H, W] and weights [K, C]."""
-    return torch.einsum("kc,nchw->nkhw", weight, final_map)
+def class_maps(final_map: Tensor, classifier: nn.Linear, *, bias: bool) -> Tensor:
+    """C_k(u) = sum_c W_kc F_c(u) (+ b_k): classes' maps [N, K, H, W] of final maps [N, C, H, W]; W and b constant."""
+    found = torch.einsum("kc,nchw->nkhw", classifier.weight.detach(), final_map)
+    return found + classifier.bias.detach()[:, None, None] if bias and classifier.bias is not None else found
 
 
 def gradient_maps(logits: Tensor, maps: Sequence[Tensor], classes: Tensor, *, keep_graph: bool) -> list[Tensor]:
@@ -279,6 +280,11 @@ class SpaceshipDistillerOptions(StageOptions):
     tau: float = Field(30.0, gt=0, description="temperature of both players' softmax")
     cam: float = Field(1.0, ge=0, description="weight of the classes' maps, made of the last stage's maps")
     gcam: float = Field(1.0, ge=0, description="weight of the gradient-weighted maps of each stage")
+    bias: bool = Field(
+        True,
+        description="the classes' maps contain the classifier's biases, so that their means are the logits; "
+        "released: they do not",
+    )
     kl_reduction: Literal["released", "batchmean"] = Field(
         "released", description="released: KL averaged over images and classes, which the weights go with (B35)"
     )
@@ -322,9 +328,9 @@ class SpaceshipDistiller(Distiller[SpaceshipDistillerOptions]):
         wanted = told.logits.detach()
         losses = {"kd": kl_divergence(seen.logits, wanted, options.tau) / self._divisor(wanted)}
         if finals:
-            theirs = class_maps(finals[0].read(told).detach(), teacher.classifier.weight.detach())
-            # The classifier is a constant here: only the maps learn from it.
-            ours = class_maps(finals[1].read(seen), student.classifier.weight.detach())
+            # The classifiers are constants here: only the student's maps learn from it.
+            theirs = class_maps(finals[0].read(told).detach(), teacher.classifier, bias=options.bias)
+            ours = class_maps(finals[1].read(seen), student.classifier, bias=options.bias)
             losses["cam"] = options.cam * map_distance(ours, theirs)
         if options.gcam:
             classes = wanted.argmax(dim=1)

@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import Field
 from torch import Tensor, nn
 
-from dfkd_bench import DfkdError, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import Filter, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.generators import Generator
 from dfkd_bench.blocks.image_priors import l2_norm, total_variation
 from dfkd_bench.blocks.kd import js_divergence, released_js
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_dda.confidence import fit_mixture, low_posterior
-
-#: A student's batch that is not full after so many draws never will be.
-_MOST_DRAWS = 100
 
 
 class LenientOptions(StageOptions):
@@ -37,10 +34,9 @@ class LenientOptions(StageOptions):
     tv: float = Field(1.5e-5, ge=0, description="weight of the total variation, of normalized images")
     l2: float = Field(6e-3, ge=0, description="weight of the batch's L2 norm, of normalized images")
     select: Literal["mixture", "none"] = Field(
-        "mixture", description="mixture: only images that the confident one of two groups holds"
+        "mixture", description="bn and adv look at: the images that the confident one of two groups holds, or at all"
     )
     posterior: float = Field(0.5, ge=0, lt=1, description="least probability of that group")
-    select_for_generator: bool = Field(True, description="the generator's bn and adv see selected images alone, too")
 
 
 def lenient(logits: Tensor, posterior: float) -> Tensor:
@@ -62,8 +58,8 @@ def competition(student: Tensor, teacher: Tensor, js: str) -> Tensor:
 class LenientExpert(Synthesizer[LenientOptions]):
     """L_G = tv TV + bn L_bn + l2 ||x|| + adv (1 - J) on a persistent generator; no class is ever asked for.
 
-    L_bn and J look at the selected images, augmented; TV and the norm at all. The student's batches are drawn again
-    until enough of them are selected.
+    L_bn and J look at the selected images, augmented; TV and the norm at all. The filter `ta-dfkd` selects among the
+    student's batches.
     """
 
     Options = LenientOptions
@@ -87,7 +83,6 @@ class LenientExpert(Synthesizer[LenientOptions]):
         self.generator = generator.to(context.device)
         context.ledger.watch(self.generator, "generator")
         self.optimizer = torch.optim.Adam(self.generator.parameters(), options.lr, fused=True)
-        self.drawn = self.taken = 0
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`steps` generator steps; the last images, which nobody keeps, with the teacher's guesses."""
@@ -97,8 +92,8 @@ class LenientExpert(Synthesizer[LenientOptions]):
             images = self._make(options.batch_size)
             with torch.no_grad():
                 guessed = context.teacher(images)
-            chosen = self._select(guessed) if options.select_for_generator else torch.ones_like(guessed[:, 0]).bool()
-            loss = self._loss(images, chosen)
+            chosen = lenient(guessed, options.posterior) if options.select == "mixture" else slice(None)
+            loss = self._loss(images, images[chosen])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -111,14 +106,9 @@ class LenientExpert(Synthesizer[LenientOptions]):
             images: Tensor = self.generator(latents)
         return images.float()
 
-    def _select(self, logits: Tensor) -> Tensor:
-        if self.options.select == "none":
-            return torch.ones_like(logits[:, 0], dtype=torch.bool)
-        return lenient(logits, self.options.posterior)
-
     def _loss(self, images: Tensor, chosen: Tensor) -> Tensor:
         options, context = self.options, self.context
-        view = self._view(images[chosen])
+        view = self._view(chosen)
         seen = context.teacher.observe(view, batchnorm=options.bn > 0)
         normalized = (images - context.teacher.mean) / context.teacher.std
         loss = options.tv * total_variation(normalized, "l2_norm") + options.l2 * l2_norm(normalized)
@@ -135,40 +125,35 @@ class LenientExpert(Synthesizer[LenientOptions]):
 
     @torch.no_grad()
     def sample(self, count: int) -> SyntheticBatch:
-        """`count` selected images, one draw's view for all of a draw. They name no classes: the targets are zeros."""
+        """`count` images, one view for all. They name no classes: the targets are zeros."""
         self.generator.train()
-        kept: list[Tensor] = []
-        for _ in range(_MOST_DRAWS):
-            images = self._make(count)
-            # Looking is no synthesis: the ledger books it apart.
-            with self.context.ledger.aside("filtering") as cost:
-                chosen = self._select(self.context.teacher(images)) if self.options.select != "none" else ...
-                cost.images += count
-            kept.append(self._view(images[chosen]))
-            self.drawn, self.taken = self.drawn + count, self.taken + len(kept[-1])
-            if sum(map(len, kept)) >= count:
-                found = torch.cat(kept)[:count]
-                return SyntheticBatch(found, torch.zeros(count, dtype=torch.int64, device=found.device))
-        raise DfkdError(
-            f"of {_MOST_DRAWS * count} images the teacher's selection kept {sum(map(len, kept))}, too few for a batch "
-            f"of {count}: a lower synthesizer.posterior keeps more"
-        )
-
-    def report(self) -> dict[str, JsonValue]:
-        """Images drawn for the student, and the share of them that was selected."""
-        return {"drawn": self.drawn, "share_selected": round(self.taken / self.drawn, 4) if self.drawn else None}
+        images = self._view(self._make(count))
+        return SyntheticBatch(images, torch.zeros(count, dtype=torch.int64, device=images.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator, its optimizer, and the counts."""
-        return {
-            "generator": self.generator.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "drawn": self.drawn,
-            "taken": self.taken,
-        }
+        """The generator and its optimizer."""
+        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.drawn, self.taken = state["drawn"], state["taken"]
+
+
+class SelectionOptions(StageOptions):
+    """Options of the filter `ta-dfkd`."""
+
+    posterior: float = Field(0.5, ge=0, lt=1, description="least probability of the confident group")
+
+
+class LenientSelection(Filter[SelectionOptions]):
+    """The student learns from those of its batch that the confident one of two groups holds; others take the rest's place.
+
+    The teacher looks at the images as the student is to see them; released code looks before they are augmented.
+    """
+
+    Options = SelectionOptions
+
+    def select(self, batch: SyntheticBatch) -> Tensor:
+        """True where the posterior of the group with the higher confidence exceeds the bound."""
+        return lenient(self.context.teacher(batch.images), self.options.posterior)
