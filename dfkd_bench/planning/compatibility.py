@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.hooks.registry import STAGE_KINDS
+from dfkd_bench.hooks.registry import STAGE_KINDS, joined_names
 from dfkd_bench.method import Method
 from dfkd_bench.models.build import build_model
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
@@ -54,19 +54,26 @@ def without_effect(spec: RunSpec, chosen: Collection[str], registry: Registry) -
         registry: who provides the synthesizer.
     """
     none, every = (Method.model_fields[kind].default.name for kind in ("augmenter", "filter"))
+    # Of filters that are joined each must have something to judge.
+    idle = [
+        name for name in joined_names("filter", spec.filter.name) if not registry.load("filter", name).judges_batches()
+    ]
+    idle = [name for name in idle if name != every]
     if registry.load("synthesizer", spec.synthesizer.name).stream:
-        for kind, plain in (("augmenter", none), ("filter", every)):
-            name = getattr(spec, kind).name
-            if name != plain:
-                yield DfkdError(
-                    f"{spec.method} cannot use the {kind} '{name}': its synthesizer '{spec.synthesizer.name}' makes "
-                    f"fresh images for every step and keeps none; choose --{kind} {plain}, or another synthesizer"
-                )
-    elif "filter" in chosen and spec.augmenter.name == none and spec.filter.name != every:
-        yield DfkdError(
-            f"{spec.method} cannot use the filter '{spec.filter.name}': it judges augmented images, and the augmenter "
-            f"'{none}' makes none; choose an augmenter, or --filter {every}"
-        )
+        for kind, names, plain in (("augmenter", [spec.augmenter.name], none), ("filter", idle, every)):
+            for name in names:
+                if name != plain:
+                    yield DfkdError(
+                        f"{spec.method} cannot use the {kind} '{name}': its synthesizer '{spec.synthesizer.name}' "
+                        f"makes fresh images for every step and keeps none; choose --{kind} {plain}, or another "
+                        "synthesizer"
+                    )
+    elif "filter" in chosen and spec.augmenter.name == none:
+        for name in idle:
+            yield DfkdError(
+                f"{spec.method} cannot use the filter '{name}': it judges augmented images, and the augmenter "
+                f"'{none}' makes none; choose an augmenter, or --filter {every}"
+            )
 
 
 def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[str]:

@@ -67,6 +67,8 @@ class BankReport(_Part):
     augmented: Count = 0
     kept: Count = 0
     in_bank: Count = 0
+    drawn: Count = Field(0, description="images that the filter judged for the student's batches")
+    selected: Count = Field(0, description="images of these that it selected")
     target_agreement: Number | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )

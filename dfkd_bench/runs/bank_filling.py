@@ -17,7 +17,7 @@ from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.base import Round
 from dfkd_bench.stages.network import frozen
 
-__all__ = ["BankFilling"]
+__all__ = ["BankFilling", "check_answer"]
 
 
 class BankFilling:
@@ -147,8 +147,7 @@ class BankFilling:
             with frozen(parts.student), torch.no_grad():
                 keep = stages.filter.keep(augmented, source)
             cost.images += len(augmented)
-        if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
-            raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
+        check_answer(keep, augmented)
         self.gallery.saw_variants(source, augmented, keep)
         kept = augmented.select(keep)
         self.bank.add(kept)
@@ -176,3 +175,13 @@ class BankFilling:
         self.bank.load_state_dict(state["bank"])
         self.gallery.load_state_dict(state["gallery"])
         self.report = BankReport.model_validate(state["report"])
+
+
+def check_answer(answer: Tensor, images: SyntheticBatch) -> None:
+    """Check what a filter says of images.
+
+    Raises:
+        ValueError: it is not one truth value for each.
+    """
+    if answer.dtype != torch.bool or answer.shape != images.targets.shape:
+        raise ValueError(f"the filter answered {answer.dtype} {list(answer.shape)}, not bool [{len(images)}]")

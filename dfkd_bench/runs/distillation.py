@@ -12,13 +12,16 @@ from torch import Tensor
 from dfkd_bench.blocks.optimizers import make_optimizer
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.resume.outcome import DivergedError
-from dfkd_bench.runs.bank_filling import BankFilling
+from dfkd_bench.runs.bank_filling import BankFilling, check_answer
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment
 from dfkd_bench.stages.bank import SyntheticBatch
 from dfkd_bench.stages.network import frozen
 
 __all__ = ["Distillation"]
+
+# Batches drawn for one of the student's: a filter that leaves fewer than one image in fifty selects nothing.
+_MOST_DRAWS = 50
 
 
 class Distillation:
@@ -65,6 +68,32 @@ class Distillation:
         parts.watch.check(parts.stage("synthesizer"))
 
     def _next_batch(self) -> SyntheticBatch:
+        if not self._parts.stages.filter.judges_batches():
+            return self._draw()
+        size, drawn, selected = self._parts.spec.schedule.batch_size, 0, 0
+        parts = list[SyntheticBatch]()
+        while selected < size:
+            if drawn >= _MOST_DRAWS * size:
+                raise ValueError(
+                    f"the {self._parts.stage('filter')} selected {selected} of {drawn:,} images, too few for the "
+                    f"student's batch of {size}: loosen it"
+                )
+            batch = self._draw()
+            parts.append(batch.select(self._selection(batch)))
+            drawn, selected = drawn + len(batch), selected + len(parts[-1])
+        self._filling.count(drawn=drawn, selected=selected)
+        return SyntheticBatch.joined(parts).select(slice(size))
+
+    def _selection(self, batch: SyntheticBatch) -> Tensor:
+        parts = self._parts
+        with parts.ledger.aside("filtering") as cost, frozen(parts.student), torch.no_grad():
+            selection = parts.stages.filter.select(batch)
+            cost.images += len(batch)
+        parts.watch.check(parts.stage("filter"))
+        check_answer(selection, batch)
+        return selection
+
+    def _draw(self) -> SyntheticBatch:
         parts, filling = self._parts, self._filling
         size = parts.spec.schedule.batch_size
         if parts.stages.synthesizer.stream:

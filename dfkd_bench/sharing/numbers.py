@@ -61,11 +61,13 @@ def _outcome(path: Path, record: Record) -> Iterator[Finding]:
 
 def _bank(path: Path, record: Record) -> Iterator[Finding]:
     bank, capacity = record.bank, record.spec.schedule.bank_capacity
-    for name in ("synthesized", "augmented", "kept", "in_bank"):
+    for name in ("synthesized", "augmented", "kept", "in_bank", "drawn", "selected"):
         if getattr(bank, name) < 0:
             yield Finding(path, f"bank.{name}", f"is {getattr(bank, name)}: a count is never negative")
     if bank.kept > bank.augmented:
         yield Finding(path, "bank.kept", f"is {bank.kept}, but only {bank.augmented} were augmented")
+    if bank.selected > bank.drawn:
+        yield Finding(path, "bank.selected", f"is {bank.selected}, but only {bank.drawn} were drawn")
     if bank.in_bank > bank.synthesized + bank.kept:
         made = bank.synthesized + bank.kept
         yield Finding(path, "bank.in_bank", f"is {bank.in_bank}, but only {made} images were synthesized or kept")

@@ -203,11 +203,32 @@ class Augmenter(Stage[OptionsT]):
 
 
 class Filter(Stage[OptionsT]):
-    """Decides which augmented images stay."""
+    """Decides which images the student sees. It has `keep`, `select`, or both."""
 
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
-        """bool [N], true where the augmented image stays; `augmented.source` indexes `source`."""
-        raise NotImplementedError
+        """Which augmented images go into the bank; all, by default.
+
+        bool [N], true where the augmented image stays; `augmented.source` indexes `source`.
+        """
+        return torch.ones_like(augmented.targets, dtype=torch.bool)
+
+    def select(self, batch: SyntheticBatch) -> Tensor:
+        """Which images of a batch the student learns from; all, by default.
+
+        Called with the batches that the student is about to take, from the bank or a stream, without gradients. More
+        are drawn until as many images are selected as the student's batch has. bool [N], true where it learns from it.
+        """
+        return torch.ones_like(batch.targets, dtype=torch.bool)
+
+    @classmethod
+    def judges_augmented(cls) -> bool:
+        """Whether it judges augmented images."""
+        return cls.keep is not Filter.keep
+
+    @classmethod
+    def judges_batches(cls) -> bool:
+        """Whether it judges the student's batches."""
+        return cls.select is not Filter.select
 
 
 class Distiller(Stage[OptionsT]):
@@ -237,7 +258,7 @@ BASES: dict[str, type[Stage[Any]]] = {
     "distiller": Distiller,
 }
 _PRIORS = get_args(Prior)
-_METHODS = {Synthesizer: ("synthesize",), Augmenter: ("augment",), Filter: ("keep",), Distiller: ("losses",)}
+_METHODS = {Synthesizer: ("synthesize",), Augmenter: ("augment",), Filter: (), Distiller: ("losses",)}
 
 
 def check_class(stage: type[Any]) -> None:
@@ -278,7 +299,12 @@ def check_methods(stage: type[Any]) -> None:
         wanted = (*names, "sample") if getattr(stage, "stream", False) else names
         for name in wanted if issubclass(stage, base) else ():
             if getattr(stage, name) is getattr(base, name):
-                own = [each for each in dir(stage) if not hasattr(base, each) and not each.startswith("_")]
-                near = nearest(name, own, most=1)
-                hint = f"is '{near[0]}' meant to be it?" if near else "a run calls it"
-                raise DfkdError(f"{stage.__name__} has no method '{name}': {hint}")
+                raise DfkdError(f"{stage.__name__} has no method '{name}': {_meant(stage, base, name)}")
+    if issubclass(stage, Filter) and not (stage.judges_augmented() or stage.judges_batches()):
+        raise DfkdError(f"{stage.__name__} has neither 'keep' nor 'select': {_meant(stage, Filter, 'keep')}")
+
+
+def _meant(stage: type[Any], base: type[Any], name: str) -> str:
+    own = [each for each in dir(stage) if not hasattr(base, each) and not each.startswith("_")]
+    near = nearest(name, own, most=1)
+    return f"is '{near[0]}' meant to be it?" if near else "a run calls it"
