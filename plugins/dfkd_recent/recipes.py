@@ -30,7 +30,7 @@ GAPSSG = Method(
             synthesizer=use("gapssg", batch_size=96, steps=40, lr=5e-3, bn=0.03),
             schedule={**_QUICK, "warmup_rounds": 2, "rounds_per_epoch": 1},
         ),
-        Preset(name="small", synthesizer=use("gapssg", batch_size=160), schedule=SMALL),
+        Preset(name="small", synthesizer=use("gapssg", batch_size=128, steps=184), schedule=SMALL),
         # 4 (epoch + 1) steps, 80,400 in all.
         Preset(
             name="paper",
@@ -61,7 +61,7 @@ SPACESHIPNET = Method(
         ),
         Preset(
             name="small",
-            synthesizer=use("spaceshipnet", batch_size=128, steps=200),
+            synthesizer=use("spaceshipnet", batch_size=128, steps=174),
             distiller=use("spaceshipnet", bias=False),
             schedule=SMALL,
         ),
@@ -97,7 +97,7 @@ TA_DFKD = Method(
             synthesizer=use("ta-dfkd", batch_size=128, bn=0.3),
             schedule={**_QUICK, "epochs": 8, "rounds_per_epoch": 40},
         ),
-        Preset(name="small", schedule={**SMALL, "rounds_per_epoch": 12}),
+        Preset(name="small", schedule={**SMALL, "rounds_per_epoch": 16}),
         Preset(
             name="paper",
             schedule={

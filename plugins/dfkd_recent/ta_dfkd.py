@@ -147,7 +147,7 @@ class SelectionOptions(StageOptions):
 
 
 class LenientSelection(Filter[SelectionOptions]):
-    """The student learns from those of its batch that the confident one of two groups holds; others take the rest's place.
+    """Of a batch, the student learns from the images that the confident one of two groups holds.
 
     The teacher looks at the images as the student is to see them; released code looks before they are augmented.
     """
