@@ -97,7 +97,7 @@ TA_DFKD = Method(
             synthesizer=use("ta-dfkd", batch_size=128, bn=0.3),
             schedule={**_QUICK, "epochs": 8, "rounds_per_epoch": 40},
         ),
-        Preset(name="small", schedule={**SMALL, "rounds_per_epoch": 16}),
+        Preset(name="small", schedule={**SMALL, "rounds_per_epoch": 14}),
         Preset(
             name="paper",
             schedule={
@@ -142,7 +142,7 @@ VIT_INVERSION = Method(
             synthesizer=use("vit-inversion", batch_size=96, steps=50),
             schedule={**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 0},
         ),
-        Preset(name="small", synthesizer=use("vit-inversion", batch_size=128, steps=125), schedule=SMALL),
+        Preset(name="small", synthesizer=use("vit-inversion", batch_size=128, steps=133), schedule=SMALL),
         Preset(
             name="paper",
             schedule={"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1},
