@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.stages.half_weights import HalfWeights
 
-__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "attention_names", "autocast", "frozen"]
 
 Precision = torch.dtype
 
@@ -192,6 +192,12 @@ def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """
     kept = tensor.float()
     return kept, kept.to(tensor.dtype)
+
+
+def attention_names(body: nn.Module) -> tuple[str, ...]:
+    """The attention modules of a transformer as timm builds them: those with `num_heads`, `qkv` and `proj`."""
+    wanted = ("num_heads", "qkv", "proj")
+    return tuple(name for name, module in body.named_modules() if all(hasattr(module, part) for part in wanted))
 
 
 @contextmanager
