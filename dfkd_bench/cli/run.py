@@ -110,13 +110,15 @@ def run(
     keep_bank: Annotated[
         bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and what they will compute, and exit.")
+    ] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
 
     Every method runs on every pair with every seed; runs that the results folder already holds are not repeated.
     """
-    from dfkd_bench.cli.chosen_runs import left, planned
+    from dfkd_bench.cli.chosen_runs import left, planned, projected
     from dfkd_bench.results.again import Again
 
     asked = {
@@ -160,6 +162,8 @@ def run(
     if dry_run:
         if todo:
             say(left(bench, todo))
+        for line in projected(bench, runs):
+            say(line)
         for error in odd:
             complain(error)
         if odd:
