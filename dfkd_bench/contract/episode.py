@@ -246,7 +246,7 @@ def _augment(name: str, *, prepare: bool = False) -> Callable[..., tuple[Tensor,
 
 def _prepare(stage: Augmenter[Any], bank: ImageBank) -> None:
     before = bank.images.clone()
-    stage.prepare(bank)
+    stage.prepare_fully(bank)
     if not torch.equal(before, bank.images):
         raise Breach("prepare changed the bank's images", check=UNTOUCHED, method="prepare")
 

@@ -61,7 +61,7 @@ def _follows(which: str, plain: SyntheticBatch, other: SyntheticBatch, index: in
 def _augmented(subject: Subject, options: StageOptions, world: World, batch: SyntheticBatch) -> SyntheticBatch:
     stage: Augmenter[Any] = make(subject.stage, options, world)  # type: ignore[assignment]
     with frozen(world.student):
-        stage.prepare(world.bank())
+        stage.prepare_fully(world.bank())
         return stage.augment(SyntheticBatch(batch.images.clone(), batch.targets.clone()))
 
 

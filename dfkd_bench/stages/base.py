@@ -24,6 +24,7 @@ from dfkd_bench.stages.graphs import Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision, autocast
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Projection, Workload
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 from dfkd_bench.stages.seeds import global_stream
 
@@ -183,6 +184,11 @@ class Stage(Generic[OptionsT]):
         """
         return None
 
+    @classmethod
+    def projection(cls, options: OptionsT, load: Workload) -> Projection | None:
+        """What a whole run with these options will compute, for `--dry-run`; None: not projected."""
+        return None
+
     def report(self) -> dict[str, JsonValue]:
         """What the record is to say of its work, as plain data of a few kilobytes at most."""
         return {}
@@ -237,8 +243,19 @@ class Synthesizer(Stage[OptionsT]):
 class Augmenter(Stage[OptionsT]):
     """Makes further images from synthesized ones."""
 
-    def prepare(self, bank: ImageBank) -> None:
-        """Called once, before the first `augment`, with all that was synthesized so far: the place to learn from it."""
+    def prepare(self, bank: ImageBank) -> float | None:
+        """Called before the first `augment`, with all that was synthesized so far: the place to learn from it.
+
+        Returns:
+            The part of the preparation that is done: below 1 it is called again, and the run may be saved in between
+            (`state_dict` then holds what it has so far). None: all of it.
+        """
+        return None
+
+    def prepare_fully(self, bank: ImageBank) -> None:
+        """`prepare` to its end, in one go."""
+        while (done := self.prepare(bank)) is not None and done < 1:
+            pass
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """Further images; `source` gives for each the index of the image in `batch` that it came from."""

@@ -171,7 +171,10 @@ def test_a_step_that_cannot_be_captured_is_called_as_it_is_with_one_warning():
         network(torch.zeros(2, *CARD.image_shape))
         calls.append(torch.ones(()).item())
 
-    with ledger.phase("synthesis") as cost, pytest.warns(UserWarning, match="not permitted when stream is capt") as seen:
+    with (
+        ledger.phase("synthesis") as cost,
+        pytest.warns(UserWarning, match="not permitted when stream is capt") as seen,
+    ):
         for _ in range(WARM_UP + 3):
             graphs.step(step, "key")()
     assert len(seen) == len(told) == 1
