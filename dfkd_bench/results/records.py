@@ -76,6 +76,8 @@ class BankReport(_Part):
     augmented: Count = 0
     kept: Count = 0
     in_bank: Count = 0
+    drawn: Count = Field(0, description="images that the filter judged for the student's batches")
+    selected: Count = Field(0, description="images of these that it selected")
     target_agreement: Number | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )
@@ -111,6 +113,9 @@ class Environment(_Part):
     tf32: bool | None = Field(None, description="whether float32 was computed in TF32; null on a CPU, which has none")
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
+    )
+    graphs: bool | None = Field(
+        None, description="whether steps were to be replayed as CUDA graphs; null on a CPU and in earlier records"
     )
     notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
     code: dict[str, str] | None = Field(
