@@ -42,10 +42,15 @@ Work = Callable[[], object]
 
 
 class Steps:
-    """Every step by its name; each is made when it is first asked for."""
+    """Every step by its name; each is made when it is first asked for.
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    Args:
+        setting: how large they are.
+        compiled: teacher and student go through `torch.compile`, as with `dfkd-bench run --compile`.
+    """
+
+    def __init__(self, setting: Setting, *, compiled: bool = False) -> None:
+        self.setting, self._compiled = setting, compiled
         self.precision = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         torch.manual_seed(0)
         self.teacher, self.student = (self._network(body).requires_grad_(False) for body in (wrn40_2(10), wrn16_1(10)))
@@ -61,7 +66,10 @@ class Steps:
         return (time.perf_counter() - start) / self.setting.steps
 
     def _network(self, body: nn.Module) -> Network:
-        return Network(body, CIFAR10, self.precision).to(memory_format=torch.channels_last).eval()
+        network = Network(body, CIFAR10, self.precision).to(memory_format=torch.channels_last).eval()
+        if self._compiled:
+            network.compile_passes()
+        return network
 
     def _make(self, name: str) -> Work:
         step, _, floor = name.partition(" ")

@@ -82,4 +82,4 @@ def left(bench: Workbench, todo: Sequence[RunSpec]) -> str:
 
     here = describe(bench.execution, bench.registry, computing=False)
     known = bench.results.records(lambda error: None)
-    return "left: " + estimate(todo, known, here.hardware, here.precision).sentence()
+    return "left: " + estimate(todo, known, here).sentence()

@@ -103,6 +103,7 @@ class Environment(_Part):
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
+    compiled: bool = Field(False, description="whether teacher and student went through torch.compile")
     notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
     code: dict[str, str] | None = Field(
         None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"

@@ -97,6 +97,10 @@ class Run:
         parts = self._parts
         teacher_before = weights_hash(parts.teacher.body.state_dict())
         self._answers = teacher_answers(self._teacher, parts.teacher, self._evaluator, parts.device)
+        if self._execution.compile:
+            # After the answers, which other runs share. What is evaluated is never compiled.
+            parts.teacher.compile_passes()
+            parts.student.compile_passes()
         with sealed(f"method '{self._spec.method}'"):
             with parts.watch.untouched("making of the stages"), frozen(parts.student):
                 parts.stages.make(

@@ -148,6 +148,8 @@ class CostLedger:
             # The gradient of what the first weights put out: it comes by once for this pass, whatever the loss looks
             # at (logits, features, an inner map), and never in a pass that nobody differentiates.
             nonlocal armed
+            if torch.compiler.is_compiling():
+                return  # a hook that did anything would break the graph: see `after`
             if not armed and isinstance(output, Tensor) and output.requires_grad:
                 armed = True
                 count, shape = int(batch_shape[0]), batch_shape[1:]
@@ -166,6 +168,8 @@ class CostLedger:
                     flops_per_image[shape] = mode.get_total_flops() // count
             if count and not raised:
                 self._book("forward", role, count, count * flops_per_image[shape])
+                # A compiled pass did not come by any entry; of it a loss sees the output alone.
+                at_entry(_, __, output)
 
         parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
         entries = [part for part in parts if part is not module] or [module]
