@@ -79,11 +79,10 @@ class Progress(BaseModel):
         found = self.model_copy(update={"curve": curve, **known})
         then, now = before.environment, self.environment
         moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, went on on {now.hardware}",)
-        if then.compiled != now.compiled:
-            moved += ("some of it was compiled, some was not",)
-            mixed = now.model_copy(update={"compiled": True})
-            found = found.model_copy(update={"environment": mixed})
-        return found.remarked(*then.notes, *moved)
+        if then.compiled == now.compiled:
+            return found.remarked(*then.notes, *moved)
+        found = found.model_copy(update={"environment": now.model_copy(update={"compiled": True})})
+        return found.remarked(*then.notes, *moved, "some of it was compiled, some was not")
 
     def remarked(self, *notes: str) -> Progress:
         """With notes on where it ran, each once."""

@@ -95,7 +95,7 @@ class Compiled:
         return (self._run if self._wanted(body, images) else _forward)(body, images)
 
     def _wanted(self, body: nn.Module, images: Tensor) -> bool:
-        if _get_current_dispatch_mode() is not None or _hooks_inside(body) != self._hooks:
+        if _hooks_inside(body) != self._hooks:
             return False
         kind = (
             *(images.shape, images.dtype, images.requires_grad),
@@ -109,7 +109,7 @@ class Compiled:
         if kind not in self._kinds:
             self._kinds[kind] = len(self._kinds) < _MOST_KINDS
             return False
-        return self._kinds[kind]
+        return self._kinds[kind] and _get_current_dispatch_mode() is None
 
 
 def _forward(body: nn.Module, images: Tensor) -> Tensor:
