@@ -39,6 +39,7 @@ class Execution:
         asked: device and precision before `auto` was settled for this machine.
         deterministic: ask for kernels that answer the same each time, where PyTorch has them (CUDA alone).
         compile: a run's teacher and student go through `torch.compile`.
+        graphs: capture steps as CUDA graphs and replay them (CUDA alone).
     """
 
     device: torch.device
@@ -46,6 +47,7 @@ class Execution:
     data_root: Path | None = None
     asked: tuple[DeviceName, PrecisionName] = ("auto", "auto")
     deterministic: bool = False
+    graphs: bool = False
     compile: bool = False
 
 
@@ -57,6 +59,7 @@ def execution(
     here: bool = True,
     deterministic: bool = False,
     compile: bool = False,
+    graphs: bool = False,
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
 
@@ -78,11 +81,13 @@ def execution(
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
     found = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
+    if compile and graphs:
+        raise DfkdError("--compile and --graphs together are untried: leave one of them out")
     missing = compiler_missing(found.type) if compile and here else None
     if missing is not None:
         raise DfkdError(f"--compile needs {missing}, and there is none here: install it, or leave --compile out")
     settled = torch.bfloat16 if bf16 else torch.float32
-    return Execution(found, settled, data_root, (device, precision), deterministic, compile)
+    return Execution(found, settled, data_root, (device, precision), deterministic, graphs, compile)
 
 
 def _computes_bf16(device: torch.device) -> bool:
@@ -152,6 +157,7 @@ def describe(execution: Execution, registry: Registry, *, computing: bool = True
         plugins=registry.versions(),
         tf32=False if cuda else None,
         deterministic=execution.deterministic if cuda else None,
+        graphs=execution.graphs if cuda else None,
         compiled=execution.compile,
         notes=_notes(execution) if cuda else (),
     )

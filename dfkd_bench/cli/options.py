@@ -26,6 +26,7 @@ __all__ = [
     "Engine",
     "EngineChoice",
     "GpusPerRun",
+    "Graphs",
     "Jobs",
     "Precision",
     "PrecisionChoice",
@@ -117,6 +118,13 @@ Compile = Annotated[
     typer.Option(
         "--compile",
         help="Run teacher and student through torch.compile where nobody looks into a pass; takes minutes to begin.",
+    ),
+]
+Graphs = Annotated[
+    bool,
+    typer.Option(
+        "--graphs",
+        help="On a GPU, replay steps as CUDA graphs. Not yet tried on one: compare its results with those without.",
     ),
 ]
 DataRoot = Annotated[

@@ -71,5 +71,6 @@ def _nothing_known(spec: RunSpec, settings: WorkerSettings) -> progress_file.Pro
         here=False,
         deterministic=settings.deterministic,
         compile=settings.compile,
+        graphs=settings.graphs,
     )
     return progress_file.Progress.begin(spec, priors, describe(where, registry, computing=False))

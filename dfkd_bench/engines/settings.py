@@ -30,6 +30,7 @@ class WorkerSettings(BaseModel):
     keep_bank: bool = False
     deterministic: bool = False
     compile: bool = False
+    graphs: bool = False
 
     @classmethod
     def of(
@@ -50,4 +51,5 @@ class WorkerSettings(BaseModel):
             keep_bank=keep_bank,
             deterministic=where.deterministic,
             compile=where.compile,
+            graphs=where.graphs,
         )

@@ -80,6 +80,7 @@ def main() -> None:
             precision=settings.precision,  # type: ignore[arg-type]
             deterministic=settings.deterministic,
             compile=settings.compile,
+            graphs=settings.graphs,
         )
         # The parent holds the run until all is ready, so that a dozen engines do not start a dozen processes for it.
         teller.send(ready=True)
