@@ -90,7 +90,7 @@ class Run:
             stages=StageSet(spec, registry, card),
             streams=streams,
             ledger=ledger,
-            graphs=Graphs(ledger, capturer, file.remark),
+            graphs=Graphs(ledger, capturer, self._file.remark),
             emit=self._emit,
         )
 
