@@ -63,7 +63,7 @@ def execution(
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
 
-    With `here` false the runs go on on other machines, and this one need not have what is asked for.
+    With `here` false the runs are executed on other machines, and this one need not have what is asked for.
 
     Raises:
         DfkdError: the device or precision is unknown, `cuda` is asked for and there is none, or `compile` and this

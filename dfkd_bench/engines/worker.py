@@ -1,7 +1,7 @@
-"""The process in which one run goes on, started by `engines.process`.
+"""The process that executes one run, started by `engines.process`.
 
-It reads the spec and the settings as one line of JSON, says that it is ready, is told to go, and sends what happens in
-the run as lines of JSON. It ends itself when its standard input closes: then its parent is gone.
+It reads the spec and the settings as one line of JSON, says that it is ready, waits for the word to start, and sends
+what happens in the run as lines of JSON. It ends itself when its standard input closes: then its parent is gone.
 """
 
 from __future__ import annotations

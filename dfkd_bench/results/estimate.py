@@ -54,7 +54,7 @@ def estimate(todo: Sequence[RunSpec], measured: Iterable[Record], here: Environm
         there = record.environment
         same = (there.hardware, there.precision, there.compiled) == (here.hardware, here.precision, here.compiled)
         if same and record.status == "finished":
-            # The ledger's seconds go on over interruptions; the clock's would count a night in between.
+            # The ledger's seconds continue over interruptions; the clock's would count a night in between.
             spent = sum(phase["seconds"] for phase in record.cost.values())
             seconds.setdefault(record.spec.settings, []).append(spent)
     known = {settings: count for settings, count in left.items() if settings in seconds}

@@ -217,7 +217,7 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts.graphs.forget()
         self._segments_done, self._part_done = state["segments_done"], state["part_done"]
         self._filling.load_state_dict(state["filling"])

@@ -196,7 +196,7 @@ def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any]
 
 
 def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept, in float32, and what the network goes on with: made from it, so that the logits depend on it.
+    """What is kept, in float32, and what the network continues with: made from it, so that the logits depend on it.
 
     From half precision to single and back is exact: the logits are the same to the last digit.
     """

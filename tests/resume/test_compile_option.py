@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.e2e_kit import Interrupts, cli, listening, own_cache, specs, teachers_folder  # noqa: F401
 
-from dfkd_bench import Network, environment
+from dfkd_bench import DfkdError, Network, environment
 from dfkd_bench.engines.settings import WorkerSettings
 from dfkd_bench.results.again import Again
 from dfkd_bench.runs.runner import run_spec
@@ -71,3 +71,9 @@ def test_without_a_compiler_it_is_refused_before_anything_runs(dry, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
     # Runs on other machines find that out there.
     assert environment.execution("cpu", compile=True, here=False).compile
+
+
+def test_together_with_graphs_it_is_refused(monkeypatch):
+    monkeypatch.setattr(environment, "compiler_missing", lambda device: None)
+    with pytest.raises(DfkdError, match="--compile and --graphs together are untried"):
+        environment.execution("cpu", compile=True, graphs=True)
