@@ -104,7 +104,7 @@ def measure(subject: Subject, bench: Workbench, *, part: str = "all", most: int 
         subject: the run.
         bench: where the dataset is, if `real`.
         part: `all`, `synthesized` or `augmented`.
-        most: images looked at, evenly spaced: distances of all pairs are taken.
+        most: images to use, evenly spaced: distances of all pairs are taken.
         real: also compare with the real test images.
 
     Raises:
