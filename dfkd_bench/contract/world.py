@@ -16,7 +16,7 @@ from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.base import StageContext
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision
-from dfkd_bench.stages.seeds import global_stream, stream, stream_seed
+from dfkd_bench.stages.seeds import global_stream, stream
 
 __all__ = ["BATCH", "CPU", "Build", "World", "make_card"]
 
@@ -161,6 +161,7 @@ class World:
         student_seed: of the student's weights.
         precision: of both networks, and the context's.
         pair: what makes the bodies of teacher and student; None: two tiny ones of the kit's.
+        device: where the stage works; everything is made on the CPU first, so that it is the same on each.
         attention: the kit's teacher is a transformer.
     """
 
@@ -170,6 +171,7 @@ class World:
     student_seed: int = 12
     precision: Precision = torch.float32
     pair: tuple[Build, Build] | None = None
+    device: torch.device = CPU
     attention: bool = False
     teacher: Network = field(init=False)
     student: Network = field(init=False)
@@ -181,6 +183,7 @@ class World:
         images = _lesson(self.card)
         _sharpen(self.teacher, images)
         self._instruct(images)
+        self.teacher, self.student = self.teacher.to(self.device), self.student.to(self.device)
 
     @torch.no_grad()
     def _instruct(self, images: Tensor) -> None:
@@ -209,10 +212,10 @@ class World:
             teacher=self.teacher,
             student=self.student,
             card=self.card,
-            device=CPU,
+            device=self.device,
             precision=self.precision,
-            generator=generator or torch.Generator().manual_seed(stream_seed(self.seed, "contract/stage")),
-            ledger=CostLedger(CPU),
+            generator=generator or stream(self.seed, "contract/stage", self.device),
+            ledger=CostLedger(self.device),
             cache=self.cache,
             tick=lambda done, total: None,
             images=images,
@@ -224,7 +227,7 @@ class World:
         draws = stream(0, f"contract/{name}")
         _, height, width = self.card.image_shape
         coarse = torch.rand(count, self.card.image_shape[0], 3, 3, generator=draws)
-        images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+        images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True).to(self.device)
         with torch.no_grad():
             targets = self.teacher(images).argmax(dim=1)
         targets[::4] = (targets[::4] + 1) % self.card.num_classes
@@ -232,14 +235,14 @@ class World:
 
     def variants(self, source: SyntheticBatch) -> SyntheticBatch:
         """Four of each image, from nearly the same to hardly anything of it left."""
-        index = torch.arange(len(source)).repeat_interleave(4)
-        far = torch.tensor([0.02, 0.2, 0.6, 1.0]).repeat(len(source)).view(-1, 1, 1, 1)
-        noise = torch.rand(len(index), *self.card.image_shape, generator=stream(0, "contract/noise"))
+        index = torch.arange(len(source), device=self.device).repeat_interleave(4)
+        far = torch.tensor([0.02, 0.2, 0.6, 1.0], device=self.device).repeat(len(source)).view(-1, 1, 1, 1)
+        noise = torch.rand(len(index), *self.card.image_shape, generator=stream(0, "contract/noise")).to(self.device)
         return SyntheticBatch(source.images[index] * (1 - far) + far * noise, source.targets[index], index)
 
     def bank(self) -> ImageBank:
         """A bank of two batches."""
-        bank = ImageBank(self.card.image_shape, CPU, stream(0, "contract/order"))
+        bank = ImageBank(self.card.image_shape, self.device, stream(0, "contract/order", self.device))
         for name in ("one", "two"):
             bank.add(self.batch(name))
         return bank

@@ -22,9 +22,9 @@ from dfkd_bench.stages.options import OptionError
 if TYPE_CHECKING:
     from dfkd_bench.card import DatasetCard
 
-__all__ = ["GridFileError", "Planned", "plan_file"]
+__all__ = ["GridFileError", "Planned", "plan_file", "study_words"]
 
-_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers")
+_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers", "words")
 _METHOD = ("name", "label", "preset", "schedule", *STAGE_KINDS)
 _MOST_BYTES = 2**20
 _MOST_SEEDS = 10_000
@@ -96,6 +96,17 @@ def plan_file(
     return grid.planned(teacher)
 
 
+def study_words(path: Path) -> str:
+    """What a study's grid file has to say of its records: a template for `leaderboard.study`; empty if it is silent.
+
+    Raises:
+        DfkdError: the file cannot be read.
+    """
+    content, _ = toml_lines.read(read_text(path, _MOST_BYTES))
+    words: str = content.get("words", "")
+    return words
+
+
 class _Grid:
     """A grid file while it is read."""
 
@@ -113,6 +124,7 @@ class _Grid:
         self.presets = self._texts("presets", ["quick"])
         self.protocols = [one for one in self._texts("protocols", ["native"]) if self._protocol(*one)]
         self.seeds = self._seeds()
+        self._is(("words",), self.content.get("words", ""), str)
         self.cards = {}
         for at, name in self._texts("datasets", [DEFAULT_DATASET]):
             with _CollectErrors(self, at):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,11 @@ class Distillation:
     def __init__(self, parts: RunParts, filling: BankFilling) -> None:
         self._parts, self._filling = parts, filling
         schedule = parts.spec.schedule
+        self._captures = parts.graphs.capturer is not None and parts.stages.distiller.capturable
+        self._batch: SyntheticBatch | None = None
+        self._static = dict[tuple[Any, ...], SyntheticBatch]()
+        # In a captured step a number would stay what it was.
+        self._lr = torch.tensor(schedule.lr, device=parts.device) if self._captures else None
         parameters = [*parts.student.parameters(), *parts.stages.distiller.parameters()]
         # Fused is one launch; on a CPU its last digits would be others.
         self._optimizer = make_optimizer(parameters, schedule, fused=parts.device.type == "cuda")
@@ -44,8 +49,9 @@ class Distillation:
         """The student's steps of a segment."""
         parts = self._parts
         parts.emit("phase", {"phase": "distillation", "epoch": segment.epoch + 1})
+        lr = self.lr(segment.epoch) if self._lr is None else self._lr.fill_(self.lr(segment.epoch))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.lr(segment.epoch)
+            group["lr"] = lr
         parts.student.train()
         with parts.ledger.phase("distillation") as cost:
             for step in range(segment.steps):
@@ -55,17 +61,44 @@ class Distillation:
 
     def _step(self) -> None:
         parts = self._parts
-        batch = self._next_batch()
-        losses = parts.stages.distiller.losses(parts.student, parts.teacher, batch)
-        parts.watch.check(parts.stage("distiller"))
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        self._optimizer.step()
+        batch = self._batch = self._next_batch()
+        losses = self._captured(batch)() if self._captures else self._learn()
         parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
         parts.stages.synthesizer.after_distill_step(batch)
         parts.watch.check(parts.stage("synthesizer"))
+
+    def _learn(self) -> dict[str, Tensor]:
+        parts = self._parts
+        assert self._batch is not None
+        losses = parts.stages.distiller.losses(parts.student, parts.teacher, self._batch)
+        parts.watch.check(parts.stage("distiller"))
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        self._optimizer.step()
+        return losses
+
+    def _captured(self, batch: SyntheticBatch) -> Callable[[], dict[str, Tensor]]:
+        """The step of a batch that is brought to where the step that was captured with such a one looks for it."""
+        given = [part for part in (batch.images, batch.targets, batch.soft) if part is not None]
+        key = tuple((part.shape, part.dtype) for part in given)
+        if key not in self._static:
+            soft = None if batch.soft is None else batch.soft.clone()
+            self._static[key] = SyntheticBatch(batch.images.clone(), batch.targets.clone(), soft=soft)
+        self._batch = self._static[key]
+        kept = (self._batch.images, self._batch.targets, self._batch.soft)
+        for place, part in zip([each for each in kept if each is not None], given, strict=True):
+            place.copy_(part)
+        step = self._parts.graphs.step(self._learn, key)
+
+        def learn() -> dict[str, Tensor]:
+            losses = step()
+            # Torch counts what is written to a tensor, and does not see what a graph writes.
+            torch.autograd.graph.increment_version(self._parts.student.parameters())
+            return losses
+
+        return learn
 
     def _next_batch(self) -> SyntheticBatch:
         if not self._parts.stages.filter.judges_batches():

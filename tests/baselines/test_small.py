@@ -103,7 +103,7 @@ def augmentation(spec: RunSpec) -> float:
     made = stage(stage.Options(**{**options, "train_steps": 1, "train_batch": IMAGES}), found)
     bank = ImageBank(CIFAR10.image_shape, CPU, torch.Generator().manual_seed(0))
     bank.add(SyntheticBatch(torch.rand(IMAGES, *CIFAR10.image_shape), torch.zeros(IMAGES, dtype=torch.int64)))
-    training = counted(found, "training", lambda: made.prepare(bank))
+    training = counted(found, "training", lambda: made.prepare_fully(bank))
     variants = counted(found, "variants", lambda: made.augment(bank.batch(torch.arange(IMAGES))))
     images = spec.schedule.warmup_rounds * spec.synthesizer.options["batch_size"]
     return float(training * options["train_steps"] * options["train_batch"] + variants * images)
