@@ -40,6 +40,7 @@ def write_study_figure(study: Study, title: str, out: Path, name: str) -> list[P
                 start += spent
         left.set_xlabel("test accuracy, %, mean with its 95 % interval")
         right.set_xlabel("counted FLOP a run")
+        right.locator_params(axis="x", nbins=4)
         right.xaxis.set_major_formatter(lambda value, _: amount(value))
         for phase, color in _PHASE_COLORS.items():
             right.barh(0, 0, color=color, label=phase)
