@@ -18,7 +18,7 @@ from dfkd_bench.leaderboard.text import amount, number, plain, signed
 from dfkd_bench.leaderboard.ties import FEWEST_SEEDS, Ranking, Standing, rank
 from dfkd_bench.results.records import Record
 
-__all__ = ["Arm", "Study", "study_of"]
+__all__ = ["Arm", "Study", "flops_of", "study_of"]
 
 _NOT_MEASURED = "(not measured)"
 
@@ -158,16 +158,17 @@ def study_of(arms: Iterable[tuple[str, Sequence[Record]]]) -> Study:
     return Study(tuple(Arm(*one, row, standing) for one, row, standing in made), ranking)
 
 
-def _flops(phase: str) -> Callable[[Record], float | None]:
+def flops_of(phase: str) -> Callable[[Record], float | None]:
+    """Tells what a record spent in a phase."""
     return lambda record: record.cost[phase]["flops"] if phase in record.cost else 0
 
 
 def _seconds(record: Record) -> float:
-    return sum(phase["seconds"] for phase in record.cost.values())
+    return sum(float(phase["seconds"]) for phase in record.cost.values())
 
 
 def _all_flops(record: Record) -> float:
-    return sum(phase["flops"] for phase in record.cost.values())
+    return float(sum(phase["flops"] for phase in record.cost.values()))
 
 
 def _augmentation_share(record: Record) -> float | None:
@@ -193,7 +194,7 @@ _COLUMNS: dict[str, Callable[[Record], float | None]] = {
     "kept_percent": _kept,
     "target_agreement": _wanted,
     "in_bank": _in_bank,
-    **{f"{phase}_flops": _flops(phase) for phase in PHASES},
+    **{f"{phase}_flops": flops_of(phase) for phase in PHASES},
     "seconds": _seconds,
 }
 

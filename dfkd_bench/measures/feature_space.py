@@ -47,10 +47,9 @@ def timm_features(folder: Path, device: torch.device) -> Callable[[Tensor], Tens
     if source.normalization is None:
         raise DfkdError(f"{folder / 'config.json'} says no mean and std: write it again with timm's save_for_hf")
     network = timm_models.build(said.architecture, num_classes=0)
-    own = network.state_dict()
-    classifier = network.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
-    state = {name: value for name, value in source.state.items() if name in own or not name.startswith(heads)}
+    # The classifier, whatever it is called, is all that the network without one lacks.
+    head = set(timm_models.build(said.architecture, num_classes=2).state_dict()) - set(network.state_dict())
+    state = {name: value for name, value in source.state.items() if name not in head}
     fit(network, state, said.architecture, source.name)
     network = network.to(device).eval()
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in source.normalization)
