@@ -21,6 +21,7 @@ from dfkd_bench.cli.options import (
     Engine,
     EngineChoice,
     GpusPerRun,
+    Graphs,
     Jobs,
     Precision,
     PrecisionChoice,
@@ -95,6 +96,7 @@ def run(
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
     deterministic: Deterministic = False,
+    graphs: Graphs = False,
     retry: Retry = None,
     rerun: Rerun = None,
     engine: Engine = EngineChoice.local,
@@ -147,6 +149,7 @@ def run(
             precision=precision.value,
             here=engine is not EngineChoice.ray,
             deterministic=deterministic,
+            graphs=graphs,
         )
         grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)

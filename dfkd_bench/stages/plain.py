@@ -127,6 +127,7 @@ class Distillation(Distiller[DistillationOptions]):
     """KL_tau(s, t) (Hinton et al., arXiv 1503.02531), and on demand the cross-entropy with the targets."""
 
     Options = DistillationOptions
+    capturable = True
 
     @classmethod
     def requires_with(cls, options: DistillationOptions) -> frozenset[str]:

@@ -42,6 +42,7 @@ class DdaDistiller(Distiller[DdaOptions]):
     """KL_tau(s, t), and on demand self_weight * CE(psi(phi(f_S(rot_k x))), k)."""
 
     Options = DdaOptions
+    capturable = True
 
     @classmethod
     def projection(cls, options: DdaOptions, load: Workload) -> Projection:
