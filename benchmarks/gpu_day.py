@@ -227,7 +227,9 @@ class Day:
         record = self.play(method, self.bench("killed", deterministic=True), checkpoint_seconds=0)
         differ = apart(whole, record)
         bound = TOLERANCE if self.device.type == "cuda" else 0.0
-        return Row("resume", method, "ok" if differ <= bound else "FAIL", f"{differ:.1e} apart", numbers={"apart": differ})
+        return Row(
+            "resume", method, "ok" if differ <= bound else "FAIL", f"{differ:.1e} apart", numbers={"apart": differ}
+        )
 
     def _child(self, method: str, die_at: int) -> subprocess.CompletedProcess[str]:
         more = ["--rehearse"] if self.asked.rehearse else []
@@ -265,7 +267,9 @@ class Day:
         from torch.profiler import ProfilerActivity, profile
 
         cuda = self.device.type == "cuda"
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU] if cuda else [ProfilerActivity.CPU]) as seen:
+        with profile(
+            activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU] if cuda else [ProfilerActivity.CPU]
+        ) as seen:
             work()
             if cuda:
                 torch.cuda.synchronize()
@@ -314,7 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             about = day.bench("about")
             hardware = _hardware(about)
             rows = perform(
-                day, clock, lambda rows: write(out / "gpu-day.json", {**hardware, "rows": [asdict(row) for row in rows]})
+                day,
+                clock,
+                lambda rows: write(out / "gpu-day.json", {**hardware, "rows": [asdict(row) for row in rows]}),
             )
     except DfkdError as error:
         print(error, file=sys.stderr)
@@ -337,7 +343,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0, help="all together")
     parser.add_argument("--methods", nargs="+", help="in this order; default: by worth")
     parser.add_argument("--steps", nargs="+", help="steps to time; default: all")
-    parser.add_argument("--variants", nargs="+", default=["eager", "graphs"], help="ways to run a step, as `run` has them")
+    parser.add_argument(
+        "--variants", nargs="+", default=["eager", "graphs"], help="ways to run a step, as `run` has them"
+    )
     parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--die-at", type=int, help=argparse.SUPPRESS)
