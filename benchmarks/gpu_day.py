@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Day", "Row", "apart", "main"]
 
-#: In order of worth; a method that is not here comes after them.
+#: In order of worth.
 METHODS = ("fast", "cmi", "nayer", "deepinversion", "csd", "dfq", "dafl", "zskt", "dfad", "noise")
 RESUMED = ("cmi", "fast")
 #: Of losses, relative: what another order of additions may make of them in three rounds.
@@ -72,25 +72,22 @@ def apart(one: Record, other: Record) -> float:
     return worst
 
 
-class _Plugin:
+def _plugin(die_at: int | None) -> object:
     """A dataset of noise with CIFAR-10's card; and, for a run that is to be killed, who kills it."""
+    from dfkd_bench.datasets.cards import CIFAR10
+    from dfkd_bench.hooks.specs import hookimpl
 
-    def __init__(self, die_at: int | None = None) -> None:
-        from dfkd_bench.hooks.specs import hookimpl
+    class Plugin:
+        @hookimpl
+        def dfkd_datasets(self, register: Callable[..., None]) -> None:
+            register(CIFAR10.model_copy(update={"name": _DATASET}), _noise)
 
-        self._die_at = die_at
-        # Marked here, since nothing of the package is imported before it is known to be there.
-        type(self).dfkd_datasets = hookimpl(type(self)._datasets)  # type: ignore[attr-defined]
-        type(self).dfkd_run_event = hookimpl(type(self)._run_event)  # type: ignore[attr-defined]
+        @hookimpl
+        def dfkd_run_event(self, event: Any) -> None:
+            if event.kind == "epoch" and event.data["epoch"] == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    def _datasets(self, register: Callable[..., None]) -> None:
-        from dfkd_bench.datasets.cards import CIFAR10
-
-        register(CIFAR10.model_copy(update={"name": _DATASET}), _noise)
-
-    def _run_event(self, event: Any) -> None:
-        if event.kind == "epoch" and event.data["epoch"] == self._die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+    return Plugin()
 
 
 def _noise(split: str, root: Path | None) -> Any:
@@ -126,7 +123,7 @@ class Day:
         from dfkd_bench.workbench import Workbench
 
         registry = make_registry()
-        registry.add(_Plugin(die_at), PluginRow("gpu-day", "gpu-day", "0"))
+        registry.add(_plugin(die_at), PluginRow("gpu-day", "gpu-day", "0"))
         return Workbench.make(
             results=self.work / name,
             teachers=self.work / "teachers",
@@ -183,12 +180,12 @@ class Day:
         """All, by worth: kind, subject and work."""
         from serving import NAMES
 
-        methods = self.asked.methods or (("fast",) if self.asked.rehearse else METHODS)
+        methods = self.asked.methods or (("deepinversion",) if self.asked.rehearse else METHODS)
         for method in methods[:4]:
             yield "twins", method, self.twins
         for name in self.asked.steps or (("distillation",) if self.asked.rehearse else NAMES):
             yield "steps", name, self.steps
-        for method in [method for method in methods if method in RESUMED][:2]:
+        for method in [method for method in methods if method in RESUMED] or methods[:1]:
             yield "resume", method, self.resume
         for method in methods[4:]:
             yield "twins", method, self.twins
@@ -267,9 +264,7 @@ class Day:
         from torch.profiler import ProfilerActivity, profile
 
         cuda = self.device.type == "cuda"
-        with profile(
-            activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU] if cuda else [ProfilerActivity.CPU]
-        ) as seen:
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
             work()
             if cuda:
                 torch.cuda.synchronize()
@@ -317,11 +312,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             day = Day(asked, Path(work))
             about = day.bench("about")
             hardware = _hardware(about)
-            rows = perform(
-                day,
-                clock,
-                lambda rows: write(out / "gpu-day.json", {**hardware, "rows": [asdict(row) for row in rows]}),
-            )
+
+            def tell(rows: list[Row]) -> None:
+                write(out / "gpu-day.json", {**hardware, "rows": [asdict(row) for row in rows]})
+
+            rows = perform(day, clock, tell)
     except DfkdError as error:
         print(error, file=sys.stderr)
         return 2
@@ -331,10 +326,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(row.verdict == "FAIL" for row in rows))
 
 
-def _hardware(bench: Workbench) -> Mapping[str, Any]:
+def _hardware(bench: Workbench) -> dict[str, Any]:
     from dfkd_bench.environment import describe
 
-    return describe(bench.execution, bench.registry).model_dump(mode="json")
+    found: dict[str, Any] = describe(bench.execution, bench.registry).model_dump(mode="json")
+    return found
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

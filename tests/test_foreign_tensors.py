@@ -6,13 +6,13 @@ import os
 
 import pytest
 import torch
-from dfkd_dda import variant_cache
 from safetensors.torch import save_file
 
 from dfkd_bench.datasets.split import Split, keep, recall
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.foreign import read_tensors
 from dfkd_bench.stages.ledger import PhaseCost
+from dfkd_dda import variant_cache
 
 ONES = torch.ones(2, 3)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.resume.outcome import DivergedError
 from dfkd_bench.runs.bank_filling import BankFilling
 from dfkd_bench.runs.parts import RunParts
@@ -41,6 +43,7 @@ class Distillation:
             fused=parts.device.type == "cuda",  # one launch; on a CPU its last digits would be others
         )
         self._loss_sums = dict[str, Tensor]()
+        self._closely = False
 
     def run(self, segment: Segment) -> None:
         """The student's steps of a segment."""
@@ -51,6 +54,7 @@ class Distillation:
         parts.student.train()
         with parts.ledger.phase("distillation") as cost:
             for step in range(segment.steps):
+                self._closely = step == 0
                 self._step()
                 parts.emit("progress", {"phase": "distillation", "done": step + 1, "total": segment.steps})
             cost.images += segment.steps * parts.spec.schedule.batch_size
@@ -58,7 +62,8 @@ class Distillation:
     def _step(self) -> None:
         parts = self._parts
         batch = self._next_batch()
-        losses = parts.stages.distiller.losses(parts.student, parts.teacher, batch)
+        with self._watched("distiller"):
+            losses = parts.stages.distiller.losses(parts.student, parts.teacher, batch)
         parts.watch.check(parts.stage("distiller"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -66,14 +71,19 @@ class Distillation:
         parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
-        parts.stages.synthesizer.after_distill_step(batch)
+        with self._watched("synthesizer"):
+            parts.stages.synthesizer.after_distill_step(batch)
         parts.watch.check(parts.stage("synthesizer"))
+
+    def _watched(self, kind: StageKind) -> AbstractContextManager[None]:
+        """Around a stage's turn in the first step of a segment: what the weights are, past torch's own counting."""
+        return self._parts.watch.untouched(self._parts.stage(kind)) if self._closely else nullcontext()
 
     def _next_batch(self) -> SyntheticBatch:
         parts, filling = self._parts, self._filling
         size = parts.spec.schedule.batch_size
         if parts.stages.synthesizer.stream:
-            with parts.ledger.aside("synthesis") as cost, frozen(parts.student):
+            with self._watched("synthesizer"), parts.ledger.aside("synthesis") as cost, frozen(parts.student):
                 batch = parts.stages.synthesizer.sample(size)
                 cost.images += len(batch)
             parts.watch.check(parts.stage("synthesizer"))
