@@ -202,16 +202,20 @@ class Day:
         # On a CPU all of them are the same; on a GPU two eager runs are not, and others need not be nearer.
         bound = max(TOLERANCE, 3 * noise) if self.device.type == "cuda" else 0.0
         numbers: dict[str, Any] = {"again": noise, "cost": {"eager": eager.cost}}
+        notes: list[str] = []
         for name, how in variants.items():
             record = self.play(method, self.bench(name, **how))
             numbers[name] = apart(eager, record)
             numbers["cost"][name] = record.cost
+            # Such as that a step could not be captured: then it was as eager as the others.
+            notes += record.environment.notes
         differ = {name: numbers[name] for name in ("again", *variants)}
         peak = max(cost["peak_memory"] for cost in eager.cost.values())
         text = ", ".join(f"{name} {value:.1e} apart" for name, value in differ.items())
         good = all(value <= bound for value in differ.values())
         left_out = sorted({*self.asked.variants} - {"eager", *variants})
         text += f", peak {peak / 2**20:.0f} MiB" + (f"; {', '.join(left_out)} is not there" if left_out else "")
+        text += "".join(f"; {note}" for note in dict.fromkeys(notes))
         return Row("twins", method, "ok" if good else "FAIL", text, numbers=numbers)
 
     def resume(self, method: str) -> Row:

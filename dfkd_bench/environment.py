@@ -37,6 +37,7 @@ class Execution:
         data_root: local datasets, or None for the hub's.
         asked: device and precision before `auto` was settled for this machine.
         deterministic: ask for kernels that answer the same each time, where PyTorch has them (CUDA alone).
+        graphs: capture steps as CUDA graphs and replay them (CUDA alone).
     """
 
     device: torch.device
@@ -44,6 +45,7 @@ class Execution:
     data_root: Path | None = None
     asked: tuple[DeviceName, PrecisionName] = ("auto", "auto")
     deterministic: bool = False
+    graphs: bool = False
 
 
 def execution(
@@ -53,6 +55,7 @@ def execution(
     *,
     here: bool = True,
     deterministic: bool = False,
+    graphs: bool = False,
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
 
@@ -73,7 +76,8 @@ def execution(
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
     found = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
-    return Execution(found, torch.bfloat16 if bf16 else torch.float32, data_root, (device, precision), deterministic)
+    settled = torch.bfloat16 if bf16 else torch.float32
+    return Execution(found, settled, data_root, (device, precision), deterministic, graphs)
 
 
 def _computes_bf16(device: torch.device) -> bool:
@@ -143,6 +147,7 @@ def describe(execution: Execution, registry: Registry, *, computing: bool = True
         plugins=registry.versions(),
         tf32=False if cuda else None,
         deterministic=execution.deterministic if cuda else None,
+        graphs=execution.graphs if cuda else None,
         notes=_notes(execution) if cuda else (),
     )
 

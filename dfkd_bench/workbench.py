@@ -39,6 +39,7 @@ class Workbench:
         registry: Registry | None = None,
         here: bool = True,
         deterministic: bool = False,
+        graphs: bool = False,
     ) -> Workbench:
         """With the defaults of the command line; `here` is false where an engine does the runs on other machines.
 
@@ -47,7 +48,7 @@ class Workbench:
         """
         registry = registry or default_registry()
         root = None if data_root is None else Path(data_root)
-        settled = execution(device, precision, root, here=here, deterministic=deterministic)
+        settled = execution(device, precision, root, here=here, deterministic=deterministic, graphs=graphs)
         store = TeacherStore(cache_folder("teachers") if teachers is None else Path(teachers), registry, settled)
         return cls(registry, settled, store, Results(Path(results)))
 

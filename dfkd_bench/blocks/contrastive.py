@@ -61,6 +61,11 @@ class InstanceBank:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """How many images it has and where: where both are the same, so is what `sample` asks of a device."""
+        return self._count, self._room.data_ptr()
+
     def add(self, local: Tensor, glob: Tensor) -> None:
         """Keep the features [N, d] of both views of a batch; past the capacity the oldest go."""
         rows = torch.stack((local, glob), dim=1).detach()[-self.capacity :]

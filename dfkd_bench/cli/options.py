@@ -25,6 +25,7 @@ __all__ = [
     "Engine",
     "EngineChoice",
     "GpusPerRun",
+    "Graphs",
     "Jobs",
     "Precision",
     "PrecisionChoice",
@@ -109,6 +110,13 @@ Deterministic = Annotated[
     typer.Option(
         "--deterministic",
         help="On a GPU, ask for deterministic kernels where there are some; slower, and some results still vary.",
+    ),
+]
+Graphs = Annotated[
+    bool,
+    typer.Option(
+        "--graphs",
+        help="On a GPU, replay steps as CUDA graphs. Not yet tried on one: compare its results with those without.",
     ),
 ]
 DataRoot = Annotated[

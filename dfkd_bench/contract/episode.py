@@ -246,7 +246,7 @@ def _augment(name: str, *, prepare: bool = False) -> Callable[..., tuple[Tensor,
 
 def _prepare(stage: Augmenter[Any], bank: ImageBank) -> None:
     before = bank.images.clone()
-    stage.prepare(bank)
+    stage.prepare_fully(bank)
     if not torch.equal(before, bank.images):
         raise Breach("prepare changed the bank's images", check=UNTOUCHED, method="prepare")
 
@@ -256,24 +256,38 @@ def _keep(name: str) -> Callable[..., tuple[Tensor, ...]]:
         source = world.batch(name)
         augmented = world.variants(source)
         with _looked_at(world, episode):
-            return (kept(stage, augmented, source),)
+            return kept(stage, augmented, source), selected(stage, source)
 
     return step
 
 
 def kept(stage: Filter[Any], augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
-    """A filter's answer, bool [N].
+    """Which augmented images a filter keeps, bool [N].
 
     Raises:
         Breach: it is something else, or what the filter was given was changed.
     """
     with torch.no_grad(), untouched_batch(augmented, "keep"), untouched_batch(source, "keep"):
-        keep = stage.keep(augmented, source)
-    if not isinstance(keep, Tensor):
-        raise Breach(f"keep returns {_a(keep)}, not a tensor", check=RUNS)
-    if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
-        raise Breach(f"it answers {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]", check=IMAGES)
-    return keep
+        return _answer("keep", stage.keep(augmented, source), augmented)
+
+
+def selected(stage: Filter[Any], batch: SyntheticBatch) -> Tensor:
+    """Which of a student's images a filter selects, bool [N].
+
+    Raises:
+        Breach: as for `kept`.
+    """
+    with torch.no_grad(), untouched_batch(batch, "select"):
+        return _answer("select", stage.select(batch), batch)
+
+
+def _answer(method: str, answer: object, images: SyntheticBatch) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise Breach(f"{method} returns {_a(answer)}, not a tensor", check=RUNS, method=method)
+    if answer.dtype != torch.bool or answer.shape != images.targets.shape:
+        found = f"{answer.dtype} {list(answer.shape)}"
+        raise Breach(f"it answers {found}, not bool [{len(images)}]", check=IMAGES, method=method)
+    return answer
 
 
 def _teach(name: str) -> Callable[..., tuple[Tensor, ...]]:

@@ -98,7 +98,8 @@ class Subject:
         """A world in its precision, with its pair; `more` has further fields."""
         if self.pair is not None:
             more = {"card": make_card(5, 3, 32, 32), "pair": self.pair, **more}
-        return World(**{"cache": Path(cache), "precision": self.precision, "device": self.device, **more})
+        given: dict[str, Any] = {"cache": Path(cache), "precision": self.precision, "device": self.device}
+        return World(**{**given, "attention": "attention" in self.stage.requires, **more})
 
     def every_setting(self) -> Iterator[tuple[StageOptions, Episode]]:
         """Each of the settings with what it does.

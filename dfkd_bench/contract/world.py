@@ -58,6 +58,58 @@ class _Body(nn.Module):
         return logits
 
 
+class _Attention(nn.Module):
+    """Self-attention, its parts named as timm names them."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        seen: Tensor = F.scaled_dot_product_attention(query, key, value)
+        mixed: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attn = _Attention(width, 2)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm(tokens))
+        return tokens + self.mlp(tokens)
+
+
+class _Transformer(nn.Module):
+    """Two blocks and a class token; its patches are pixels, so that it takes any size."""
+
+    num_prefix_tokens = 1
+
+    def __init__(self, channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(channels, width, 1)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.blocks = nn.Sequential(_Block(width), _Block(width))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1)
+        logits: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
+        return logits
+
+
+def _tiny_transformer(card: DatasetCard) -> nn.Module:
+    return _Transformer(card.image_shape[0], card.num_classes, 8)
+
+
 def _tiny(width: int) -> Build:
     return lambda card: _Body(card.image_shape[0], card.num_classes, width)
 
@@ -110,6 +162,7 @@ class World:
         precision: of both networks, and the context's.
         pair: what makes the bodies of teacher and student; None: two tiny ones of the kit's.
         device: where the stage works; everything is made on the CPU first, so that it is the same on each.
+        attention: the kit's teacher is a transformer.
     """
 
     cache: Path
@@ -119,11 +172,12 @@ class World:
     precision: Precision = torch.float32
     pair: tuple[Build, Build] | None = None
     device: torch.device = CPU
+    attention: bool = False
     teacher: Network = field(init=False)
     student: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        teacher, student = self.pair or (_tiny(8), _tiny(6))
+        teacher, student = self.pair or (_tiny_transformer if self.attention else _tiny(8), _tiny(6))
         self.teacher = _network(self.card, teacher, 11, self.precision).requires_grad_(False)
         self.student = _network(self.card, student, self.student_seed, self.precision)
         images = _lesson(self.card)

@@ -29,6 +29,7 @@ class WorkerSettings(BaseModel):
     again: Again
     keep_bank: bool = False
     deterministic: bool = False
+    graphs: bool = False
 
     @classmethod
     def of(
@@ -48,4 +49,5 @@ class WorkerSettings(BaseModel):
             again=again,
             keep_bank=keep_bank,
             deterministic=where.deterministic,
+            graphs=where.graphs,
         )

@@ -79,6 +79,7 @@ def main() -> None:
             device=settings.device,  # type: ignore[arg-type]
             precision=settings.precision,  # type: ignore[arg-type]
             deterministic=settings.deterministic,
+            graphs=settings.graphs,
         )
         # The parent holds the run until all is ready, so that a dozen engines do not start a dozen processes for it.
         teller.send(ready=True)

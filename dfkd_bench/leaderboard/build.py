@@ -178,7 +178,7 @@ def _costs(spec: RunSpec, done: Sequence[Point]) -> Costs:
         flops_by_phase=flops,
         seconds=sum(seconds.values()),
         seconds_by_phase=seconds,
-        distillation_samples=spec.schedule.epochs * spec.schedule.steps_per_epoch * spec.schedule.batch_size,
+        distillation_samples=spec.schedule.steps_until(spec.schedule.epochs) * spec.schedule.batch_size,
         peak_memory=max((int(p.peak_memory) for p in done if p.peak_memory is not None), default=None),
     )
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from typing_extensions import TypedDict
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import remove, replacing, writable_folder
-from dfkd_bench.foreign import Count, Number, parse_json, parse_model, read_bytes, refusal
+from dfkd_bench.foreign import Count, Number, content_key, parse_json, parse_model, read_bytes, refusal
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
@@ -67,6 +76,8 @@ class BankReport(_Part):
     augmented: Count = 0
     kept: Count = 0
     in_bank: Count = 0
+    drawn: Count = Field(0, description="images that the filter judged for the student's batches")
+    selected: Count = Field(0, description="images of these that it selected")
     target_agreement: Number | None = Field(
         None, description="percent of the bank that the teacher gives its target class"
     )
@@ -103,10 +114,29 @@ class Environment(_Part):
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
+    graphs: bool | None = Field(
+        None, description="whether steps were to be replayed as CUDA graphs; null on a CPU and in earlier records"
+    )
     notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
     code: dict[str, str] | None = Field(
         None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
     )
+
+
+_ENVIRONMENTS: dict[bytes, Environment] = {}
+_MOST_ENVIRONMENTS = 10_000
+
+
+def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> Environment:
+    key = content_key(value)
+    found = None if key is None else _ENVIRONMENTS.get(key)
+    if found is None:
+        found = cast("Environment", validate(value))
+        if key is not None:
+            if len(_ENVIRONMENTS) >= _MOST_ENVIRONMENTS:
+                _ENVIRONMENTS.clear()
+            _ENVIRONMENTS[key] = found
+    return found
 
 
 class Record(_Part):
@@ -130,14 +160,11 @@ class Record(_Part):
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
-    environment: Environment
+    environment: Annotated[Environment, WrapValidator(_recall)]  # many records have the same one
     started: datetime
     finished: datetime
     images: str | None = Field(None, description="the picture beside the record")
     images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
-
-    _folder: Path | None = PrivateAttr(None)
-    _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)
 
     def __eq__(self, other: object) -> bool:
         # Where it lies does not make it another record.
@@ -145,10 +172,15 @@ class Record(_Part):
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    # These two are set from outside; as private attributes, pydantic would make them anew for each of 100,000 records.
+    @functools.cached_property
     def folder(self) -> Path | None:
         """Where it was read from; None if it was not."""
-        return self._folder
+        return None
+
+    @functools.cached_property
+    def _curve(self) -> tuple[CurvePoint, ...] | None:
+        return None
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """The student after each epoch, read from `curve.csv`.
@@ -160,15 +192,15 @@ class Record(_Part):
             return self._curve
         if self.curve_sha256 is None:
             return ()
-        if self._folder is None:
+        if self.folder is None:
             raise DfkdError(f"the curve of run {self.run} lies in its folder, and this record was not read from one")
-        return read_curve(self._folder / CURVE_FILE, self.curve_sha256)
+        return read_curve(self.folder / CURVE_FILE, self.curve_sha256)
 
     def with_curve(self, curve: Sequence[CurvePoint]) -> Record:
         """The same record with this curve."""
         sha256 = curve_hash(curve_text(curve)) if curve else None
         record = self.model_copy(update={"curve_sha256": sha256})
-        record._curve = tuple(curve)
+        record.__dict__["_curve"] = tuple(curve)
         return record
 
     def without_times(self) -> dict[str, Any]:
@@ -301,7 +333,7 @@ def parse_record(path: Path, text: bytes) -> Record:
         raise DfkdError(
             f"{path} says run {record.run} but its spec's hash is {record.spec.hash}: it was changed by hand"
         )
-    record._folder = path.parent
+    record.__dict__["folder"] = path.parent
     return record
 
 

@@ -102,7 +102,7 @@ def _run_claimed(
         file.hear(kind, data)
         registry.emit(RunEvent(kind, spec.hash, spec.title, data))
 
-    emit("started", {})
+    emit("started", {"spec": spec.model_dump(mode="json"), "folder": str(folder)})
     status: Status = "finished"
     run, reason, trace, picture = None, None, None, None
     try:

@@ -48,9 +48,17 @@ class HalfWeights:
 
     def _half(self, index: int, parameter: Tensor) -> Any:
         source, version, half = self._cast.get(index, (None, 0, None))
-        if source is not parameter or version != parameter._version or half is None or half.device != parameter.device:
+        if source is not parameter or half is None or half.device != parameter.device:
             # A tensor of inference mode could not be used outside it.
             with torch.inference_mode(False):
                 half = parameter.detach().to(torch.bfloat16)
-            self._cast[index] = (parameter, parameter._version, half)
+        elif version != parameter._version:
+            # In its place, from which a captured step reads.
+            half.copy_(parameter.detach())
+        self._cast[index] = (parameter, parameter._version, half)
         return half
+
+    def refresh(self) -> None:
+        """Cast anew what has changed since the last pass, for steps that go on without one."""
+        for index, (parameter, _, _) in self._cast.items():
+            self._half(index, parameter)

@@ -98,13 +98,19 @@ class CostLedger:
     @contextmanager
     def measured(self) -> Iterator[PhaseCost]:
         """What the inside costs, complete when the block has ended; it is booked to the open phase as ever."""
-        part = PhaseCost()
-        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
         self._synchronize()
         start = time.perf_counter()
-        yield part
+        with self.counted() as part:
+            yield part
         self._synchronize()
         part.seconds = time.perf_counter() - start
+
+    @contextmanager
+    def counted(self) -> Iterator[PhaseCost]:
+        """As `measured`, but passes and operations alone: it waits for nothing."""
+        part = PhaseCost()
+        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
+        yield part
         if self._open is not None:
             now = self.phases[self._open]
             part.forward, part.backward = (
@@ -113,8 +119,17 @@ class CostLedger:
             )
             part.flops = now.flops - opened.flops
 
+    @contextmanager
+    def unbooked(self) -> Iterator[None]:
+        """Nothing inside is booked: `repeat` says what it costs."""
+        around, self._open = self._open, None
+        try:
+            yield
+        finally:
+            self._open = around
+
     def repeat(self, part: PhaseCost) -> None:
-        """Book what a part `measured` when it was made, whose result was now read from a cache instead.
+        """Book what a part `measured` when it was made, whose result was now read from a cache or replayed instead.
 
         So a run costs the same whether it found the part or made it.
         """

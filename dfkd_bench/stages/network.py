@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.stages.half_weights import HalfWeights
 
-__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "attention_names", "autocast", "frozen"]
 
 Precision = torch.dtype
 
@@ -126,6 +126,10 @@ class Network(nn.Module):
             logits: Tensor = self.body(self.normalize(images))
         return logits.float()
 
+    def refresh(self) -> None:
+        """See to it that what is kept of the weights in half precision is that of the weights as they are now."""
+        self._halves.refresh()
+
     def observe(
         self, images: Tensor, *, batchnorm: bool = False, maps: Sequence[str] = (), inputs: Sequence[str] = ()
     ) -> Observation:
@@ -190,16 +194,30 @@ def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return kept, kept.to(tensor.dtype)
 
 
+def attention_names(body: nn.Module) -> tuple[str, ...]:
+    """The attention modules of a transformer as timm builds them: those with `num_heads`, `qkv` and `proj`."""
+    wanted = ("num_heads", "qkv", "proj")
+    return tuple(name for name, module in body.named_modules() if all(hasattr(module, part) for part in wanted))
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients to the weights inside; both as they were afterwards."""
-    training = [(module, module.training) for module in network.modules()]
-    wanted = [parameter.requires_grad for parameter in network.parameters()]
-    network.eval().requires_grad_(False)
+    # Some stages come here at every step of the student: one walk, and past nn.Module's slow way to set a flag.
+    modes = [(module, module.training) for module in network.modules()]
+    wants = [
+        (each, each.requires_grad) for module, _ in modes for each in module._parameters.values() if each is not None
+    ]
+    _set([(module, False) for module, _ in modes], [(parameter, False) for parameter, _ in wants])
     try:
         yield
     finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, want in zip(network.parameters(), wanted, strict=True):
+        _set(modes, wants)
+
+
+def _set(modes: list[tuple[nn.Module, bool]], wants: list[tuple[nn.Parameter, bool]]) -> None:
+    for module, mode in modes:
+        module.__dict__["training"] = mode
+    for parameter, want in wants:
+        if parameter.requires_grad != want:
             parameter.requires_grad_(want)

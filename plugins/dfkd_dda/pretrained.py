@@ -20,7 +20,7 @@ from dfkd_bench import DfkdError
 from dfkd_bench.errors import first_line
 from dfkd_bench.foreign import read_json
 
-__all__ = ["find_model", "identity", "load_pretrained", "missing", "quiet"]
+__all__ = ["find_model", "identity", "load_pretrained", "missing", "quiet", "read_config"]
 
 _INDEX = "model_index.json"
 
@@ -98,6 +98,22 @@ def _parts(folder: Path) -> Iterator[tuple[str, Path]]:
     for name, kind in index.items():
         if isinstance(kind, list) and None not in kind and name not in ("safety_checker", "feature_extractor"):
             yield name, folder / name
+
+
+def read_config(part: Path) -> dict[str, Any]:
+    """A network's configuration, from its folder.
+
+    Raises:
+        DfkdError: there is none that can be read.
+    """
+    file = part / "config.json"
+    try:
+        config = read_json(file)
+    except FileNotFoundError:
+        config = None
+    if not isinstance(config, dict):
+        raise DfkdError(f"{file} holds no configuration of a network: complete the local copy of the model")
+    return config
 
 
 @functools.lru_cache(maxsize=8)
