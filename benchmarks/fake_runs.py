@@ -231,7 +231,7 @@ def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Seq
                 registry,
                 Execution(GPU, precision),
                 emit,  # type: ignore[arg-type]
-                SimpleNamespace(note=lambda **_: None, write=lambda: None),  # type: ignore[arg-type]
+                SimpleNamespace(note=lambda **_: None, write=lambda: None, remark=lambda _: None),  # type: ignore[arg-type]
             )
             run.to_the_end(_Travel())  # type: ignore[arg-type]
         except Exception:
