@@ -8,6 +8,7 @@ prints for each method what its steps wait for and copy, by file and line. Nothi
 from __future__ import annotations
 
 import argparse
+import gc
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -263,6 +264,9 @@ def play(
             run.to_the_end(_Travel())  # type: ignore[arg-type]
         except Exception:
             found.error = traceback.format_exc()
+        # What captured steps keep must go before the interpreter does.
+        run = None
+        gc.collect()
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.builtin import DEFAULT_DATASET
 from dfkd_bench.engines import require_all, run_grid
@@ -14,10 +14,13 @@ from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.planning import requests
 from dfkd_bench.planning.grid_file import Planned, plan_file
-from dfkd_bench.planning.requests import Override, Request
+from dfkd_bench.planning.requests import PARTS, Override, Request, recipe_with
 from dfkd_bench.results.records import Record
 from dfkd_bench.spec import Pair, Protocol, RunSpec, TeacherRef
 from dfkd_bench.workbench import Workbench
+
+if TYPE_CHECKING:
+    from dfkd_bench.card import DatasetCard, TeacherRecipe
 
 __all__ = ["Workbench", "plan", "plan_grid", "run", "run_all"]
 
@@ -45,16 +48,18 @@ def plan(
     """
     card = bench.card(dataset)
     parsed = [Pair.parse(pair) for pair in pairs]
+    asked = [Override.parse(o, PARTS) if isinstance(o, str) else o for o in overrides]
+    recipe = _recipe(card, [o for o in asked if o.part == "teacher"], teacher)
     request = Request(
         methods=methods,
         pairs=parsed,
         dataset=card.name,
-        teacher=TeacherRef(recipe=card.teacher_recipe),
+        teacher=TeacherRef(recipe=recipe),
         preset=preset,
         protocol=protocol,
         seeds=seeds,
         swaps=swaps or {},
-        overrides=[Override.parse(o) if isinstance(o, str) else o for o in overrides],
+        overrides=[o for o in asked if o.part != "teacher"],
     )
     if teacher is None:
         return requests.plan(request, card, bench.registry)
@@ -73,12 +78,23 @@ def plan_grid(bench: Workbench, file: Path | str, *, keep_teacher: bool = True) 
         DfkdError: what is wrong, a sentence for each mistake.
     """
 
-    def teacher(dataset: str, network: str, weights: Path | None) -> TeacherRef:
-        if weights is None:
-            return TeacherRef(recipe=bench.card(dataset).teacher_recipe)
+    def teacher(dataset: str, network: str, weights: Path | Mapping[str, Any] | None) -> TeacherRef:
+        if not isinstance(weights, Path):
+            return TeacherRef(recipe=recipe_with(bench.card(dataset).teacher_recipe, weights or {}))
         return _given_teacher(bench, weights, network, dataset, keep_teacher)
 
     return plan_file(Path(file), bench.registry, bench.card, teacher)
+
+
+def _recipe(card: DatasetCard, settings: Sequence[Override], weights: Path | str | None) -> TeacherRecipe:
+    """The dataset's recipe for teachers, with what is set otherwise."""
+    for override in settings:
+        name = f"teacher.{override.option}"
+        if weights is not None:
+            raise DfkdError(f"--teacher gives the weights, so nothing is trained: leave out --set {name}")
+        if override.method is not None:
+            raise DfkdError(f"--set {override.method}:{name} names a method, but all methods have one teacher: {name}=")
+    return recipe_with(card.teacher_recipe, {override.option: override.value for override in settings})
 
 
 def _given_teacher(bench: Workbench, file: Path, network: str, dataset: str, keep: bool) -> TeacherRef:
@@ -127,11 +143,11 @@ def run(
         preset: `quick`, `paper` or another that the method has.
         protocol: `native` for the method's own schedule, `matched` for the budget that all methods share.
         seed: root seed of all random streams.
-        options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10}`.
+        options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10, "teacher.epochs": 30}`.
         swaps: other stages, such as `{"augmenter": "classic"}`.
         teacher: a file with the teacher's weights; by default one is trained, once.
-        places: `results`, `teachers`, `data_root`, `device`, `precision`, `deterministic`, `graphs` as on the
-            command line.
+        places: `results`, `teachers`, `data_root`, `device`, `precision`, `deterministic`, `graphs`, `compile` as on
+            the command line.
 
     Raises:
         DfkdError: a mistake in what was asked, in one sentence.
@@ -139,7 +155,7 @@ def run(
     from dfkd_bench.runs.runner import run_spec  # planning does without it, and it takes its time
 
     bench = Workbench.make(**places)
-    overrides = [replace(Override.parse(f"{name}=?"), value=value) for name, value in (options or {}).items()]
+    overrides = [replace(Override.parse(f"{name}=?", PARTS), value=value) for name, value in (options or {}).items()]
     (spec,) = plan(
         bench,
         [method],

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = ["DatasetCard", "TeacherRecipe", "TrainTransform"]
 
@@ -21,7 +30,7 @@ class TrainTransform(BaseModel):
 
 
 class TeacherRecipe(BaseModel):
-    """How a teacher is trained on real data: SGD, cosine to zero, cross-entropy, the card's transform.
+    """How a teacher is trained on real data: cosine to zero, cross-entropy, the card's transform.
 
     The field's released recipe does not reproduce its own teachers; the defaults are the usual ones for these networks.
     """
@@ -31,15 +40,30 @@ class TeacherRecipe(BaseModel):
     epochs: int = Field(200, ge=1, description="passes over the training split")
     batch_size: int = Field(128, ge=1, description="images in a step")
     lr: float = Field(0.1, gt=0, description="first learning rate; goes to zero as a cosine")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
-    nesterov: bool = Field(True, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum; AdamW's first beta")
+    nesterov: bool = Field(True, description="Nesterov momentum (SGD)")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty; AdamW's is decoupled from the gradient")
     warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises from zero")
     seed: int = Field(0, ge=0, description="root seed of its random streams")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd, or adamw for transformers")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TeacherRecipe:
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"Nesterov momentum is SGD's: with {self.optimizer}, nesterov must be false")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The field came later than the first teachers: where it says nothing, their hashes stay what they were.
+        plain: dict[str, Any] = dump(self)
+        if self.optimizer == "sgd":
+            plain.pop("optimizer", None)
+        return plain
 
 
 class DatasetCard(BaseModel):
-    """A dataset's description: all that a data-free method is told.
+    """A dataset's description: all that a data-free method knows of it.
 
     Images are float32 [N, C, H, W] in [0, 1] everywhere; `mean` and `std` are per channel, in that range.
     """

@@ -27,6 +27,11 @@ MethodKind = Literal["method", "null", "reference"]
 _MOST, _MOST_STEPS = 10_000_000, 1_000_000_000
 
 
+# Fields of a schedule that are younger than the first records: with these values they say nothing, and the hashes of
+# earlier runs stay what they were.
+_ADDED = {"initial_images": None, "optimizer": "sgd", "growing": False}
+
+
 class StageChoice(BaseModel):
     """A stage by name, with the options that differ from its defaults (in a run spec: all of them)."""
 
@@ -42,7 +47,7 @@ def use(name: str, **options: JsonValue) -> StageChoice:
 
 
 class Schedule(BaseModel):
-    """How long a method runs and how its student is optimized (SGD)."""
+    """How long a method runs and how its student is optimized."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,9 +74,15 @@ class Schedule(BaseModel):
         "cosine", description="how the learning rate goes over the epochs"
     )
     lr_min: float = Field(0.0, ge=0, description="where the cosine ends")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
-    nesterov: bool = Field(False, description="Nesterov momentum")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the student's weights")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum; AdamW's first beta")
+    nesterov: bool = Field(False, description="Nesterov momentum (SGD)")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="L2 penalty of the student's weights; AdamW's is decoupled from the gradient"
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="of the student: sgd, or adamw for transformers")
+    growing: bool = Field(
+        False, description="the n-th epoch has n times steps_per_epoch steps; else each has steps_per_epoch"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Schedule:
@@ -83,17 +94,25 @@ class Schedule(BaseModel):
             raise ValueError("initial_images says how long the warm-up is, so warmup_rounds must be 0 beside it")
         if self.bank_capacity is not None and (self.initial_images or 0) > self.bank_capacity:
             raise ValueError("initial_images must not exceed bank_capacity")
-        if self.epochs * self.steps_per_epoch > _MOST_STEPS:
-            raise ValueError(f"epochs times steps_per_epoch must not exceed {_MOST_STEPS:,}")
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"Nesterov momentum is SGD's: with {self.optimizer}, nesterov must be false")
+        if self.steps_until(self.epochs) > _MOST_STEPS:
+            grown = " as they grow" if self.growing else ""
+            raise ValueError(f"epochs times steps_per_epoch{grown} must not exceed {_MOST_STEPS:,}")
         return self
+
+    def steps_in(self, epoch: int) -> int:
+        """Student steps in an epoch, counted from 0."""
+        return self.steps_per_epoch * (epoch + 1 if self.growing else 1)
+
+    def steps_until(self, epochs: int) -> int:
+        """Student steps of the first `epochs` epochs together."""
+        return self.steps_per_epoch * (epochs * (epochs + 1) // 2 if self.growing else epochs)
 
     @model_serializer(mode="wrap")
     def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The field came later than the first records: where it says nothing, their hashes stay what they were.
         plain: dict[str, Any] = dump(self)
-        if plain.get("initial_images") is None:
-            plain.pop("initial_images", None)
-        return plain
+        return {name: value for name, value in plain.items() if name not in _ADDED or value != _ADDED[name]}
 
 
 #: How a student is optimized where all methods have the same one.
@@ -104,9 +123,10 @@ STUDENT: dict[str, Any] = {
     "momentum": 0.9,
     "nesterov": False,
     "weight_decay": 1e-4,
+    "optimizer": "sgd",
 }
 #: The student's part of every preset named `small`: the same for all methods, 3,000 steps of 128 images.
-SMALL: dict[str, Any] = {"epochs": 10, "steps_per_epoch": 300, "batch_size": 128, **STUDENT}
+SMALL: dict[str, Any] = {"epochs": 10, "steps_per_epoch": 300, "growing": False, "batch_size": 128, **STUDENT}
 
 
 class Preset(BaseModel):

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from support.e2e_kit import cli, own_cache  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -54,11 +55,12 @@ def program(*arguments: str, folder: Path, path: Path | None = None) -> subproce
 
 # Those with DATA need the real images.
 @pytest.mark.parametrize("words", [c for c in commands() if c[0] == "run" and "DATA" not in c], ids=" ".join)
-def test_every_run_of_the_readme_can_be_planned(words: list[str], tmp_path: Path) -> None:
+def test_every_run_of_the_readme_can_be_planned(words: list[str], tmp_path: Path, monkeypatch, own_cache) -> None:  # noqa: F811
     words = [str(ROOT / word) if word.startswith("docs/") else word for word in words]
-    done = program(*words, "--dry-run", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "to do" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    done = cli(*words, "--dry-run")
+    assert done.code == 0, done.err
+    assert "to do" in done.out
 
 
 def test_the_readme_starts_with_two_commands_complete_in_themselves() -> None:
@@ -82,13 +84,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-def test_the_readme_names_commands_and_options_that_exist(tmp_path: Path) -> None:
+def test_the_readme_names_commands_and_options_that_exist() -> None:
     for words in commands():
         names = [word for word in words if re.fullmatch("[a-z]+", word)][: 2 if words[0] == "teacher" else 1]
-        shown = program(*names, "--help", folder=tmp_path)
-        assert shown.returncode == 0, words
+        shown = cli(*names, "--help")
+        assert shown.code == 0, words
         for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-            assert option in shown.stdout, (option, words)
+            assert option in shown.out, (option, words)
 
 
 @pytest.mark.slow

@@ -14,11 +14,15 @@ from dfkd_bench import (
     DatasetCard,
     NetworkFacts,
     Observation,
+    Passes,
+    Projection,
     Round,
     StageContext,
     StageOptions,
     Synthesizer,
     SyntheticBatch,
+    Workload,
+    flops_per_image,
 )
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
@@ -103,6 +107,32 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         return (
             f"the contrast between images takes up to {total / 2**30:.1f} GiB, for a bank of {options.instance_bank:,} "
             f"images and a head on {dim:,} features; {less}a smaller synthesizer.instance_bank takes less"
+        )
+
+    @classmethod
+    def projection(cls, options: CmiOptions, load: Workload) -> Projection:
+        """The teacher sees each image once, and a local view of it if there is a contrast."""
+        per_round = options.steps * options.batch_size
+        warmup = load.warmup_rounds * (options.warmup_steps or options.steps) * options.batch_size
+        main = load.main_rounds * per_round
+        views = (warmup + main) * (2 if options.cr else 1)
+        against = main if options.adv else 0
+        shape = load.card.image_shape
+        return Projection(
+            (load.warmup_rounds + load.main_rounds) * options.batch_size,
+            (
+                Passes("teacher", views, views),
+                Passes("student", against, against),
+                Passes(
+                    "generator",
+                    warmup + main,
+                    warmup + main,
+                    trained=True,
+                    flops=lambda: flops_per_image(
+                        lambda: Generator(options.latent_dim, shape), (1, options.latent_dim)
+                    ),
+                ),
+            ),
         )
 
     def __init__(self, options: CmiOptions, context: StageContext) -> None:

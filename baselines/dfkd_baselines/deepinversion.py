@@ -9,7 +9,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    Passes,
+    Projection,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+    Workload,
+)
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.image_priors import l2_norm, total_variation
@@ -70,6 +79,15 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
         self.targets = context.static("targets", shape[:1], torch.int64)
         self.optimizer = torch.optim.Adam([self.pixels], options.lr, options.betas, fused=True, capturable=True)
         self.best, self.adversarial = Best(), False
+
+    @classmethod
+    def projection(cls, options: DeepInversionOptions, load: Workload) -> Projection:
+        """Each step is a pass of the teacher, and of the student where it competes."""
+        a_round = options.steps * options.batch_size
+        rounds = load.warmup_rounds + load.main_rounds
+        against = load.main_rounds * a_round if options.adv else 0
+        passes = Passes("teacher", rounds * a_round, rounds * a_round), Passes("student", against, against)
+        return Projection(rounds * options.batch_size, passes)
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes.

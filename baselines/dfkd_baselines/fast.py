@@ -11,7 +11,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    Passes,
+    Projection,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+    Workload,
+    flops_per_image,
+)
 from dfkd_bench.blocks.batchnorm import BnAverage
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.generators import Generator, placed
@@ -62,6 +72,30 @@ class FastInversion(Synthesizer[FastOptions]):
 
     Options = FastOptions
     requires = frozenset({"batchnorm"})
+
+    @classmethod
+    def projection(cls, options: FastOptions, load: Workload) -> Projection:
+        """Each inner step is a pass of generator and teacher, and of the student where there is an adversary."""
+        rounds, a_round = load.warmup_rounds + load.main_rounds, options.steps * options.batch_size
+        against = load.main_rounds if options.adv_from is None else max(rounds - options.adv_from, 0)
+        against = against * a_round if options.adv else 0
+        shape = load.card.image_shape
+        return Projection(
+            rounds * options.batch_size,
+            (
+                Passes("teacher", rounds * a_round, rounds * a_round),
+                Passes("student", against, against),
+                Passes(
+                    "generator",
+                    rounds * a_round,
+                    rounds * a_round,
+                    trained=True,
+                    flops=lambda: flops_per_image(
+                        lambda: Generator(options.latent_dim, shape), (1, options.latent_dim)
+                    ),
+                ),
+            ),
+        )
 
     def __init__(self, options: FastOptions, context: StageContext) -> None:
         super().__init__(options, context)

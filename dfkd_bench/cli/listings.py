@@ -29,7 +29,7 @@ def methods() -> None:
 
 
 def models() -> None:
-    """List the networks; timm's are available as timm/<name>."""
+    """List the networks; timm's are timm/<name>, with arguments timm/<name>?img_size=32&patch_size=4."""
     from dfkd_bench.hooks.registry import default_registry
 
     found = default_registry().provided("model")

@@ -51,27 +51,39 @@ def train(
     model: Model,
     dataset: Dataset = DEFAULT_DATASET,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; by default those of the dataset's recipe.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Initial learning rate.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="sgd or adamw; by default that of the dataset's recipe.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", "--learning-rate", help="Initial learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="L2 penalty.")] = None,
+    warmup_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Epochs in which the learning rate rises from zero.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Root seed.")] = 0,
     data_root: DataRoot = None,
     teachers: TeachersDir = None,
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
 ) -> None:
-    """Train a teacher on real data, and keep it with a card."""
-    from dfkd_bench.card import TeacherRecipe
+    """Train a teacher on real data, and keep it with a card. A run finds it by run --set teacher.OPTION=VALUE."""
     from dfkd_bench.cli import display
     from dfkd_bench.models.build import check_model
-    from dfkd_bench.stages.options import validated
+    from dfkd_bench.planning.requests import recipe_with
 
     bench = _bench(teachers, data_root, device, precision)
     check_model(model, bench.registry)
     card = bench.card(dataset)
-    asked = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "seed": seed}
-    given = {key: value for key, value in asked.items() if value is not None}
-    recipe = validated(TeacherRecipe, {**card.teacher_recipe.model_dump(), **given}, "recipe of a teacher", "recipe")
+    asked = {
+        "epochs": epochs,
+        "optimizer": optimizer,
+        "lr": lr,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup_epochs,
+        "seed": seed,
+    }
+    recipe = recipe_with(card.teacher_recipe, {key: value for key, value in asked.items() if value is not None})
     with display.shown(bench.registry):
         teacher = bench.store.train(model, card.name, recipe)
     _say(teacher.card)

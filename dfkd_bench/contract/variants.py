@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dfkd_bench.contract.breach import Breach, Skip
-from dfkd_bench.contract.episode import kept, make
+from dfkd_bench.contract.episode import kept, make, selected
 from dfkd_bench.contract.subject import Subject
 from dfkd_bench.contract.world import World
 from dfkd_bench.errors import DfkdError
@@ -61,12 +61,13 @@ def _follows(which: str, plain: SyntheticBatch, other: SyntheticBatch, index: in
 def _augmented(subject: Subject, options: StageOptions, world: World, batch: SyntheticBatch) -> SyntheticBatch:
     stage: Augmenter[Any] = make(subject.stage, options, world)  # type: ignore[assignment]
     with frozen(world.student):
-        stage.prepare(world.bank())
+        stage.prepare_fully(world.bank())
         return stage.augment(SyntheticBatch(batch.images.clone(), batch.targets.clone()))
 
 
 def near_variants_stay(subject: Subject) -> str:
     """Of variants from near to far the nearest stay, in some setting, and never fewer of them than of the farthest."""
+    _require_keep(subject)
     rates = [rate for options in _all_options(subject) for rate in _rates(subject, options)]
     near, far = max(rates, key=lambda rate: rate[1] - rate[0])
     if far - near > 0.2:
@@ -80,6 +81,11 @@ def near_variants_stay(subject: Subject) -> str:
         )
     near, far = rates[0]
     return f"it keeps {near:.0%} of near variants, {far:.0%} of far ones"
+
+
+def _require_keep(subject: Subject) -> None:
+    if not subject.stage.judges_augmented():  # type: ignore[attr-defined]  # a filter's check
+        raise Skip("it judges no augmented images: it has no keep")
 
 
 def _all_options(subject: Subject) -> Iterator[StageOptions]:
@@ -114,6 +120,7 @@ def _answer(subject: Subject, options: StageOptions, rearrange: Rearranged, name
 
 def answers_go_with_their_images(subject: Subject) -> str:
     """In another order of the images, or of their sources, each is answered as before."""
+    _require_keep(subject)
     for options in (*subject.settings, *_all_options(subject)):
         with suppress(DfkdError):
             plain = _answer(subject, options, lambda augmented, source: (augmented, source))
@@ -133,19 +140,50 @@ def answers_go_with_their_images(subject: Subject) -> str:
 
 
 def _images_reversed(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
-    return augmented.select(torch.arange(len(augmented)).flip(0)), source
+    return augmented.select(torch.arange(len(augmented), device=augmented.targets.device).flip(0)), source
 
 
 def _sources_turned(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
     """The sources in another order, and the images' references to them likewise; no neighbor stays one."""
     assert augmented.source is not None
-    order = (torch.arange(len(source)) * 5) % len(source)
+    order = (torch.arange(len(source), device=source.targets.device) * 5) % len(source)
     place = order.argsort()
     return SyntheticBatch(augmented.images, augmented.targets, place[augmented.source]), source.select(order)
+
+
+def selections_go_with_their_images(subject: Subject) -> str:
+    """Of a student's batch some images stay, in some setting, and in another order the same."""
+    if not subject.stage.judges_batches():  # type: ignore[attr-defined]
+        raise Skip("it selects nothing of the student's batches: it has no select")
+    most = 0.0
+    for options in (*subject.settings, *_all_options(subject)):
+        with suppress(DfkdError):
+            plain = _selection(subject, options, slice(None))
+            apart = int((plain != _selection(subject, options, torch.arange(len(plain)).flip(0)).flip(0)).sum())
+            if apart > 0.05 * len(plain):
+                which = subject.differing(options)
+                raise Breach(f"{which}in another order {apart} of {len(plain)} images are answered differently")
+            most = max(most, float(plain.float().mean()))
+    if not most:
+        raise Breach("it selects none of the student's images, whatever its options")
+    return f"it selects up to {most:.0%}"
+
+
+def _selection(subject: Subject, options: StageOptions, order: slice | Tensor) -> Tensor:
+    with tempfile.TemporaryDirectory(prefix="dfkd-contract-") as folder:
+        world = subject.world(folder)
+        stage: Filter[Any] = make(subject.stage, options, world)  # type: ignore[assignment]
+        before = stage.context.generator.get_state()
+        with frozen(world.student):
+            answer = selected(stage, world.batch("one").select(order))
+        if not torch.equal(before, stage.context.generator.get_state()):
+            raise Skip("it draws from its stream: its answers depend on the order")
+        return answer
 
 
 AUGMENTING: dict[str, Callable[[Subject], str]] = {"sources and targets are true": sources_are_true}
 FILTERING: dict[str, Callable[[Subject], str]] = {
     "near variants stay": near_variants_stay,
     "answers go with their images": answers_go_with_their_images,
+    "selections go with their images": selections_go_with_their_images,
 }

@@ -40,7 +40,7 @@ class _Stamp:
 class StoredSplit:
     """The decoded bytes of a split in a file, mapped into memory on demand.
 
-    The file is the one that the split was kept in, or else lies beside those in the user's cache, named by the split's
+    The file is the one that the split was kept in, or else is beside those in the user's cache, named by the split's
     hash, and serves every run. Where the cache cannot be written it is a nameless temporary file of this process.
 
     Args:
@@ -82,13 +82,27 @@ class StoredSplit:
                 f"cannot read {self.path}, where the test split was kept ({error.strerror}): start the command again"
             ) from error
         try:
-            if _Stamp.of(file) != self._stamp:
+            if _Stamp.of(file) != self._stamp and not self._written_again(file):
                 raise DfkdError(f"{self.path} was changed while the run went on: start the command again")
             tensors = _mapped(file)
         finally:
             if file is not self._nameless:
                 file.close()
         yield tensors["images"], tensors["labels"]
+
+    def _written_again(self, file: IO[bytes]) -> bool:
+        """Whether the file is a new one with the same split, which it then goes by from now on.
+
+        Two processes that find no file each write one, and the later replaces the earlier.
+        """
+        stamp, found = _Stamp.of(file), recall(self.path)
+        if found is None or found.fingerprint != self.fingerprint:
+            return False
+        with self.path.open("rb") as checked:
+            if _Stamp.of(checked) != stamp:  # and again, while it was read
+                return False
+        self._stamp = stamp
+        return True
 
 
 def _nameless(split: Split) -> IO[bytes]:

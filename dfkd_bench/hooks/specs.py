@@ -50,7 +50,10 @@ def dfkd_methods(register: Callable[[Method], None]) -> None:
 
 @hookspec
 def dfkd_models(register: Callable[[str, Any], None]) -> None:
-    """Register networks: `register("name", build)`, where `build(num_classes, in_channels)` returns an nn.Module."""
+    """Register networks: `register("name", build)`, where `build(num_classes, in_channels)` returns an nn.Module.
+
+    A `build(num_classes, in_channels, image_size)` is given the images' height and width, too: `(32, 32)`.
+    """
 
 
 @hookspec

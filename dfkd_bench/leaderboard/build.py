@@ -144,6 +144,7 @@ def _row(group: Group, kind: MethodKind, variant: str, own: RowStatistics, stand
         oracle_premium=oracle_premium(oracle, own.mean),
         agreement=_mean(point.run.agreement for point in done),
         teacher_accuracy=teacher,
+        teacher_sources=tuple(sorted({point.teacher_source for point in group.points if point.teacher_source})),
         comparisons=comparisons,
         images=_images(done) if done else None,
         costs=_costs(spec, done) if done else None,
@@ -178,7 +179,7 @@ def _costs(spec: RunSpec, done: Sequence[Point]) -> Costs:
         flops_by_phase=flops,
         seconds=sum(seconds.values()),
         seconds_by_phase=seconds,
-        distillation_samples=spec.schedule.epochs * spec.schedule.steps_per_epoch * spec.schedule.batch_size,
+        distillation_samples=spec.schedule.steps_until(spec.schedule.epochs) * spec.schedule.batch_size,
         peak_memory=max((int(p.peak_memory) for p in done if p.peak_memory is not None), default=None),
     )
 

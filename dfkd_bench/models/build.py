@@ -1,8 +1,10 @@
-"""Networks. `build_model` is the one door; timm's stand behind it as `timm/<name>`."""
+"""Networks. `build_model` is the one door; timm's stand behind it as `timm/<name>` or `timm/<name>?<arguments>`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.errors import DfkdError, first_line
 
@@ -33,14 +35,14 @@ def check_model(name: str, registry: Registry) -> None:
 
 def brings_weights(name: str) -> bool:
     """Whether the name asks for weights learnt elsewhere: timm's with a tag, such as `timm/resnet18.a1_in1k`."""
-    return name.startswith(TIMM) and "." in name
+    return name.startswith(TIMM) and "." in name.partition("?")[0]
 
 
 def build_model(name: str, card: DatasetCard, registry: Registry, *, start: bool = False) -> nn.Module:
     """A network for a dataset's classes and channels, with fresh weights.
 
     Args:
-        name: a registered network, or `timm/<name>`.
+        name: a registered network, `timm/<name>`, or with timm's arguments `timm/<name>?img_size=32&patch_size=4`.
         card: the dataset.
         registry: where networks come from.
         start: it is to be trained: a name that brings weights then has them, but for a new classifier.
@@ -55,9 +57,15 @@ def build_model(name: str, card: DatasetCard, registry: Registry, *, start: bool
         pretrained = start and brings_weights(name)
         body: nn.Module = timm_models.build(name.removeprefix(TIMM), card.num_classes, channels, pretrained)
     else:
-        body = registry.load("model", name)(card.num_classes, channels)
+        build = registry.load("model", name)
+        body = build(card.num_classes, channels, *_size_if_wanted(build, card.image_shape[1:]))
     _check_images(name, body, card)
     return body
+
+
+def _size_if_wanted(build: Callable[..., Any], size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Height and width for a network that has a parameter `image_size`; most take images of any size, and have none."""
+    return (size,) if "image_size" in inspect.signature(build).parameters else ()
 
 
 def _check_images(name: str, body: nn.Module, card: DatasetCard) -> None:

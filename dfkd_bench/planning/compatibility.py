@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.hooks.registry import STAGE_KINDS
+from dfkd_bench.hooks.registry import STAGE_KINDS, joined_names
 from dfkd_bench.method import Method
 from dfkd_bench.models.build import build_model
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dfkd_bench.hooks.registry import Registry
     from dfkd_bench.spec import RunSpec
 
-__all__ = ["unmet", "warnings", "without_effect"]
+__all__ = ["network_facts", "unmet", "warnings", "without_effect"]
 
 
 def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[DfkdError]:
@@ -28,7 +28,7 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
-        networks = (_network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
+        networks = (network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
         if (told := stage.unmet(options, *networks, card)) is not None:
             yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {told}")
         for name in sorted(stage.requires_with(options)):
@@ -54,19 +54,26 @@ def without_effect(spec: RunSpec, chosen: Collection[str], registry: Registry) -
         registry: who provides the synthesizer.
     """
     none, every = (Method.model_fields[kind].default.name for kind in ("augmenter", "filter"))
+    # Of filters that are joined each must have something to judge.
+    idle = [
+        name for name in joined_names("filter", spec.filter.name) if not registry.load("filter", name).judges_batches()
+    ]
+    idle = [name for name in idle if name != every]
     if registry.load("synthesizer", spec.synthesizer.name).stream:
-        for kind, plain in (("augmenter", none), ("filter", every)):
-            name = getattr(spec, kind).name
-            if name != plain:
-                yield DfkdError(
-                    f"{spec.method} cannot use the {kind} '{name}': its synthesizer '{spec.synthesizer.name}' makes "
-                    f"fresh images for every step and keeps none; choose --{kind} {plain}, or another synthesizer"
-                )
-    elif "filter" in chosen and spec.augmenter.name == none and spec.filter.name != every:
-        yield DfkdError(
-            f"{spec.method} cannot use the filter '{spec.filter.name}': it judges augmented images, and the augmenter "
-            f"'{none}' makes none; choose an augmenter, or --filter {every}"
-        )
+        for kind, names, plain in (("augmenter", [spec.augmenter.name], none), ("filter", idle, every)):
+            for name in names:
+                if name != plain:
+                    yield DfkdError(
+                        f"{spec.method} cannot use the {kind} '{name}': its synthesizer '{spec.synthesizer.name}' "
+                        f"makes fresh images for every step and keeps none; choose --{kind} {plain}, or another "
+                        "synthesizer"
+                    )
+    elif "filter" in chosen and spec.augmenter.name == none:
+        for name in idle:
+            yield DfkdError(
+                f"{spec.method} cannot use the filter '{name}': it judges augmented images, and the augmenter "
+                f"'{none}' makes none; choose an augmenter, or --filter {every}"
+            )
 
 
 def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[str]:
@@ -75,7 +82,7 @@ def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[s
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
-        told = stage.warn_with(options, _network_facts(spec.pair.teacher, card, registry), card)
+        told = stage.warn_with(options, network_facts(spec.pair.teacher, card, registry), card)
         if told is not None:
             yield f"{spec.method} with the teacher {spec.pair.teacher}: {told}"
 
@@ -86,20 +93,42 @@ def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> 
         told = registry.load("synthesizer", spec.synthesizer.name).gives_targets
         return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if told else ())
     network: str = getattr(spec.pair, part)
-    facts = _network_facts(network, card, registry)
-    offered = {"batchnorm": bool(facts.batchnorm), "stages": facts.stage_inputs is not None}
+    facts = network_facts(network, card, registry)
+    offered = {
+        "batchnorm": bool(facts.batchnorm),
+        "stages": facts.stage_inputs is not None,
+        "attention": facts.attention > 0,
+    }
     return network, frozenset(name for name, has in offered.items() if has)
 
 
 # Building a network takes up to a fifth of a second: a grid asks for each once.
 @functools.lru_cache(maxsize=1024)
-def _network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
+def network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
+    """What is known of a network for a dataset.
+
+    Raises:
+        DfkdError: it is unknown, or cannot take the dataset's images.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):  # shapes alone: no weights are drawn, nothing is computed
+            return _facts(name, card, registry)
+    except Exception:  # not every network can do without numbers; and what refuses is reported as in a run
+        return _facts(name, card, registry)
+
+
+def _facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
     from torch import nn
+
+    from dfkd_bench.stages.network import attention_names
 
     body = build_model(name, card, registry)
     batchnorm = tuple(module.num_features for module in body.modules() if isinstance(module, nn.BatchNorm2d))
     stages = getattr(body, "stages", None)
-    return NetworkFacts(batchnorm, _stage_inputs(body, stages, card) if isinstance(stages, tuple) else None)
+    inputs = _stage_inputs(body, stages, card) if isinstance(stages, tuple) else None
+    return NetworkFacts(batchnorm, inputs, len(attention_names(body)))
 
 
 def _stage_inputs(body: nn.Module, stages: tuple[str, ...], card: DatasetCard) -> tuple[int, ...]:

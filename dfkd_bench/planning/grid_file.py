@@ -1,4 +1,4 @@
-"""Grid files: many runs in one TOML file, checked as a whole; every mistake is told with its line. Imports no torch."""
+"""Grid files: many runs in one TOML file, checked as a whole; every mistake has its line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dfkd_bench.foreign import own_path, read_text
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.models.build import check_model
 from dfkd_bench.planning import toml_lines
+from dfkd_bench.planning.compatibility import network_facts
 from dfkd_bench.planning.requests import Override, Request, plan
 from dfkd_bench.spec import MOST_SEEDS, PROTOCOLS, Pair, RunSpec, TeacherRef
 from dfkd_bench.stages.options import OptionError
@@ -21,13 +22,17 @@ from dfkd_bench.stages.options import OptionError
 if TYPE_CHECKING:
     from dfkd_bench.card import DatasetCard
 
-__all__ = ["GridFileError", "Planned", "plan_file"]
+__all__ = ["GridFileError", "Planned", "plan_file", "study_words"]
 
-_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers")
+_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers", "words")
 _METHOD = ("name", "label", "preset", "schedule", *STAGE_KINDS)
 _MOST_BYTES = 2**20
 _MOST_SEEDS = 10_000
 _WORDS = {str: "a text", int: "a whole number", list: "an array", dict: "a table"}
+
+
+#: A teacher's weights, or how it is trained where not by the dataset's own recipe.
+Given = Path | Mapping[str, Any]
 
 
 class GridFileError(DfkdError):
@@ -71,7 +76,7 @@ def plan_file(
     path: Path,
     registry: Registry,
     card: Callable[[str], DatasetCard],
-    teacher: Callable[[str, str, Path | None], TeacherRef],
+    teacher: Callable[[str, str, Given | None], TeacherRef],
 ) -> list[Planned]:
     """Every run of a grid file, each once.
 
@@ -79,8 +84,8 @@ def plan_file(
         path: the file.
         registry: who provides methods, stages and networks.
         card: a dataset's card by its name.
-        teacher: the teacher for a dataset and network, with the file of its weights if one is given. Asked for files
-            only when everything else is right.
+        teacher: the teacher for a dataset and network, with the file of its weights or other settings of its recipe
+            if some are given. Asked for files only when everything else is right.
 
     Raises:
         GridFileError: what is wrong in the file, all of it.
@@ -89,6 +94,17 @@ def plan_file(
     grid = _Grid(path, registry, card)
     grid.check()
     return grid.planned(teacher)
+
+
+def study_words(path: Path) -> str:
+    """What a study's grid file has to say of its records: a template for `leaderboard.study`; empty if it is silent.
+
+    Raises:
+        DfkdError: the file cannot be read.
+    """
+    content, _ = toml_lines.read(read_text(path, _MOST_BYTES))
+    words: str = content.get("words", "")
+    return words
 
 
 class _Grid:
@@ -108,6 +124,7 @@ class _Grid:
         self.presets = self._texts("presets", ["quick"])
         self.protocols = [one for one in self._texts("protocols", ["native"]) if self._protocol(*one)]
         self.seeds = self._seeds()
+        self._is(("words",), self.content.get("words", ""), str)
         self.cards = {}
         for at, name in self._texts("datasets", [DEFAULT_DATASET]):
             with _CollectErrors(self, at):
@@ -147,7 +164,7 @@ class _Grid:
         if self.found:
             raise GridFileError([f"{self.path}:{line}: {sentence}" for line, sentence in sorted(self.found)])
 
-    def planned(self, teacher: Callable[[str, str, Path | None], TeacherRef]) -> list[Planned]:
+    def planned(self, teacher: Callable[[str, str, Given | None], TeacherRef]) -> list[Planned]:
         """The runs with their teachers, the first seed of every row before the second: a table grows evenly."""
         refs: dict[tuple[str, str], TeacherRef] = {}
         for key in [(dataset, pair.teacher) for dataset in self.cards for pair in self.pairs]:
@@ -217,7 +234,7 @@ class _Grid:
                 self.add_error((*at, key), unknown_name("key", key, known))
 
     def _is(self, at: toml_lines.Path, value: Any, *wanted: type) -> bool:
-        """Whether a value has one of the types; if not, that is told."""
+        """Whether a value has one of the types; if not, that is reported."""
         if type(value) in wanted:
             return True
         words = " or ".join(_WORDS[one] for one in wanted)
@@ -285,6 +302,8 @@ class _Grid:
             pair = Pair.parse(text)
             for network in dict.fromkeys((pair.teacher, pair.student)):
                 check_model(network, self.registry)
+                for card in self.cards.values():
+                    network_facts(network, card, self.registry)
             yield pair
 
     def _methods(self) -> Iterator[tuple[toml_lines.Path, Any]]:
@@ -307,7 +326,7 @@ class _Grid:
             self.add_error(at, 'this method has no name: write name = "...", one of `dfkd-bench methods`')
             return
         sound = [self._is((*at, key), table[key], str) for key in ("name", "label", "preset") if key in table]
-        if not all(sound):  # a list, so that each of them is told
+        if not all(sound):  # a list, so that each of them is reported
             return
         options: list[Override] = []
         swaps: dict[StageKind, str] = {}
@@ -332,8 +351,8 @@ class _Grid:
         if usable and not told.mistake:
             yield _Entry(name, table.get("label", name), at, table.get("preset"), swaps, options)
 
-    def _teachers(self) -> Iterator[tuple[tuple[str, str], tuple[toml_lines.Path, Path]]]:
-        """Files by dataset and network; a relative one is sought beside the grid file."""
+    def _teachers(self) -> Iterator[tuple[tuple[str, str], tuple[toml_lines.Path, Given]]]:
+        """Files or recipes by dataset and network; a relative file is sought beside the grid file."""
         networks = {pair.teacher for pair in self.pairs}
         for key, files in self._table(("teachers",), self.content).items():
             at: toml_lines.Path = ("teachers", key)
@@ -344,13 +363,15 @@ class _Grid:
                 for network, file in files.items():
                     if networks and network not in networks:
                         self.add_error((*at, network), unknown_name("teacher of the grid's pairs", network, networks))
-                    elif self._is((*at, network), file, str):
+                    elif isinstance(file, dict):
+                        yield (dataset, network), ((*at, network), file)
+                    elif self._is((*at, network), file, str, dict):
                         with _CollectErrors(self, (*at, network)):
                             yield (dataset, network), ((*at, network), own_path(file, beside=self.path.parent))
 
 
 class _CollectErrors:
-    """Turns a mistake inside into one of the grid's, and goes on."""
+    """Turns a mistake inside into one of the grid's, and continues."""
 
     def __init__(self, grid: _Grid, at: toml_lines.Path) -> None:
         self.grid, self.at, self.mistake = grid, at, False

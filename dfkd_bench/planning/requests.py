@@ -6,19 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError, Report, raise_it, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind
 from dfkd_bench.method import Method, Schedule, StageChoice
 from dfkd_bench.models.build import check_model
-from dfkd_bench.planning.compatibility import unmet, without_effect
+from dfkd_bench.planning.compatibility import network_facts, unmet, without_effect
 from dfkd_bench.planning.protocols import SHARED, matched
 from dfkd_bench.spec import PROTOCOLS, Pair, Protocol, RunSpec, TeacherRef
-from dfkd_bench.stages.options import OptionError, read_options
+from dfkd_bench.stages.options import OptionError, read_options, validated
 
 if TYPE_CHECKING:
     from dfkd_bench.card import DatasetCard
 
-__all__ = ["Override", "Request", "plan", "resolve"]
+__all__ = ["PARTS", "Override", "Request", "plan", "recipe_with", "resolve"]
+
+#: What the command line may set: stages and schedule of methods, and how the teacher is trained.
+PARTS = (*STAGE_KINDS, "schedule", "teacher")
+
+# What goes with each optimizer where a dataset's recipe has another one.
+_USUAL: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.1, "nesterov": True, "weight_decay": 5e-4},
+    "adamw": {"lr": 1e-3, "nesterov": False, "weight_decay": 0.05},
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,24 @@ class Request:
     protocol: Protocol = "native"
 
 
+def recipe_with(base: TeacherRecipe, given: Mapping[str, Any]) -> TeacherRecipe:
+    """A recipe with other settings: the one that the same settings always mean, so that its teacher is found again.
+
+    With another optimizer than the recipe's, learning rate, weight decay and momentum's kind are that one's usual ones
+    unless they are given, too.
+
+    Args:
+        base: a dataset's own recipe.
+        given: what is asked for otherwise, some of it as text.
+
+    Raises:
+        DfkdError: a setting is unknown or refused.
+    """
+    other = given.get("optimizer", base.optimizer)
+    usual = {} if other == base.optimizer else _USUAL.get(str(other), {})
+    return validated(TeacherRecipe, {**base.model_dump(), **usual, **given}, "recipe of a teacher", "teacher")
+
+
 def plan(request: Request, card: DatasetCard, registry: Registry, report: Report = raise_it) -> list[RunSpec]:
     """Every run of a request, each checked before any is started.
 
@@ -73,10 +101,11 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
         request: what is asked for.
         card: the dataset's.
         registry: who provides methods, stages and networks.
-        report: told of what a method's settings or needs refuse; by default the first of it is raised.
+        report: called with what a method's settings or needs refuse; by default the first of it is raised.
 
     Raises:
-        DfkdError: a name is unknown, an option is refused, or a method cannot use a network.
+        DfkdError: a name is unknown, an option is refused, or a network cannot take the dataset's images or serve a
+            method.
     """
     methods = [registry.load("method", name) for name in request.methods]
     if any(seed < 0 for seed in request.seeds):
@@ -85,8 +114,9 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
     if strange:
         raise unknown_name("method in --set", strange[0], request.methods)
     for pair in request.pairs:
-        check_model(pair.teacher, registry)
-        check_model(pair.student, registry)
+        for network in (pair.teacher, pair.student):
+            check_model(network, registry)
+            network_facts(network, card, registry)
     if request.protocol not in PROTOCOLS:
         raise unknown_name("protocol", request.protocol, PROTOCOLS)
     specs = []

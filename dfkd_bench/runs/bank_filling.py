@@ -17,7 +17,7 @@ from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.base import Round
 from dfkd_bench.stages.network import frozen
 
-__all__ = ["BankFilling"]
+__all__ = ["BankFilling", "check_answer"]
 
 
 class BankFilling:
@@ -60,6 +60,8 @@ class BankFilling:
         batch = self._synthesize(warmup=False)
         self._keep(batch)
         if not self._stages.synthesizer.stream:
+            while not self._augmenter_ready:
+                self._prepare()
             self._augment(batch)
 
     def augment_bank(self) -> float:
@@ -69,6 +71,8 @@ class BankFilling:
         if self._to_augment is None:
             # Copied: in a bank that is full, variants take the places of what they were made from.
             self._to_augment = (self.bank.images.clone(), self.bank.targets.clone())
+        if not self._augmenter_ready and not self._prepare():
+            return 0.0  # the run may be saved here
         images, targets = self._to_augment
         start, self._augmented_upto = self._augmented_upto, self._augmented_upto + self._parts.spec.schedule.batch_size
         part = slice(start, self._augmented_upto)
@@ -98,7 +102,7 @@ class BankFilling:
         reports = {kind: stage.report() for kind, stage in self._stages.all().items()}
         said = {kind: found for kind, found in reports.items() if found} or None
         self.report = self.report.model_copy(
-            update={"in_bank": len(self.bank), "target_agreement": agreement, "stages": said}
+            update={"in_bank": self._images_kept(), "target_agreement": agreement, "stages": said}
         )
 
     def _synthesize(self, *, warmup: bool) -> SyntheticBatch:
@@ -126,6 +130,30 @@ class BankFilling:
         self.gallery.saw(batch)
         if not self._stages.synthesizer.stream:
             self.bank.add(batch)
+        self._images_kept()
+
+    def _images_kept(self) -> int:
+        """The bank's and those that the synthesizer keeps by itself, which must not be more than the capacity."""
+        own, capacity = self._stages.synthesizer.pool(), self.bank.capacity
+        if own and capacity is not None and len(self.bank) + own > capacity:
+            raise ValueError(
+                f"the {self._parts.stage('synthesizer')} keeps {own} images beside the bank's {len(self.bank)}, and "
+                f"bank_capacity is {capacity}"
+            )
+        return len(self.bank) + own
+
+    def _prepare(self) -> bool:
+        """Some of the augmenter's preparation; whether it is done."""
+        parts = self._parts
+        parts.emit("phase", {"phase": "augmenter"})
+        with (
+            parts.watch.untouched(parts.stage("augmenter")),
+            parts.ledger.phase("augmentation"),
+            frozen(parts.student),
+        ):
+            done = self._stages.augmenter.prepare(self.bank)
+        self._augmenter_ready = done is None or done >= 1
+        return self._augmenter_ready
 
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages
@@ -135,9 +163,6 @@ class BankFilling:
             parts.ledger.phase("augmentation") as cost,
             frozen(parts.student),
         ):
-            if not self._augmenter_ready:
-                stages.augmenter.prepare(self.bank)
-                self._augmenter_ready = True
             augmented = stages.augmenter.augment(source)
             cost.images += len(augmented)
         if not len(augmented):
@@ -147,15 +172,14 @@ class BankFilling:
             with frozen(parts.student), torch.no_grad():
                 keep = stages.filter.keep(augmented, source)
             cost.images += len(augmented)
-        if keep.dtype != torch.bool or keep.shape != augmented.targets.shape:
-            raise ValueError(f"the filter answered {keep.dtype} {list(keep.shape)}, not bool [{len(augmented)}]")
+        check_answer(keep, augmented)
         self.gallery.saw_variants(source, augmented, keep)
         kept = augmented.select(keep)
         self.bank.add(kept)
         self.count(augmented=len(augmented), kept=len(kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "rounds": self._rounds,
             "augmenter_ready": self._augmenter_ready,
@@ -167,7 +191,7 @@ class BankFilling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._rounds, self._augmenter_ready = state["rounds"], state["augmenter_ready"]
         self._augmented_upto = state["augmented_upto"]
         if state["to_augment"] is not None:
@@ -176,3 +200,13 @@ class BankFilling:
         self.bank.load_state_dict(state["bank"])
         self.gallery.load_state_dict(state["gallery"])
         self.report = BankReport.model_validate(state["report"])
+
+
+def check_answer(answer: Tensor, images: SyntheticBatch) -> None:
+    """Check what a filter says of images.
+
+    Raises:
+        ValueError: it is not one truth value for each.
+    """
+    if answer.dtype != torch.bool or answer.shape != images.targets.shape:
+        raise ValueError(f"the filter answered {answer.dtype} {list(answer.shape)}, not bool [{len(images)}]")

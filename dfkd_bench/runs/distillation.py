@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dfkd_bench.blocks.optimizers import make_optimizer
 from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.resume.outcome import DivergedError
-from dfkd_bench.runs.bank_filling import BankFilling
+from dfkd_bench.runs.bank_filling import BankFilling, check_answer
 from dfkd_bench.runs.parts import RunParts
 from dfkd_bench.runs.segments import Segment
 from dfkd_bench.stages.bank import SyntheticBatch
 from dfkd_bench.stages.network import frozen
 
 __all__ = ["Distillation"]
+
+# Batches drawn for one of the student's: a filter that leaves fewer than one image in fifty selects nothing.
+_MOST_DRAWS = 50
 
 
 class Distillation:
@@ -37,15 +43,10 @@ class Distillation:
         # In a captured step a number would stay what it was.
         self._lr = torch.tensor(schedule.lr, device=parts.device) if self._captures else None
         parameters = [*parts.student.parameters(), *parts.stages.distiller.parameters()]
-        self._optimizer = torch.optim.SGD(
-            parameters,
-            schedule.lr,
-            schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            nesterov=schedule.nesterov,
-            fused=parts.device.type == "cuda",  # one launch; on a CPU its last digits would be others
-        )
+        # Fused is one launch; on a CPU its last digits would be others.
+        self._optimizer = make_optimizer(parameters, schedule, fused=parts.device.type == "cuda")
         self._loss_sums = dict[str, Tensor]()
+        self._closely = False
 
     def run(self, segment: Segment) -> None:
         """The student's steps of a segment."""
@@ -57,6 +58,8 @@ class Distillation:
         parts.student.train()
         with parts.ledger.phase("distillation") as cost:
             for step in range(segment.steps):
+                # Where steps are captured, none of them may wait for the device.
+                self._closely = step == 0 and not self._captures
                 self._step()
                 parts.emit("progress", {"phase": "distillation", "done": step + 1, "total": segment.steps})
             cost.images += segment.steps * parts.spec.schedule.batch_size
@@ -68,13 +71,19 @@ class Distillation:
         parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
-        parts.stages.synthesizer.after_distill_step(batch)
+        with self._watched("synthesizer"):
+            parts.stages.synthesizer.after_distill_step(batch)
         parts.watch.check(parts.stage("synthesizer"))
+
+    def _watched(self, kind: StageKind) -> AbstractContextManager[None]:
+        """Around a stage's turn in the first step of a segment: what the weights are, past torch's own counting."""
+        return self._parts.watch.untouched(self._parts.stage(kind)) if self._closely else nullcontext()
 
     def _learn(self) -> dict[str, Tensor]:
         parts = self._parts
         assert self._batch is not None
-        losses = parts.stages.distiller.losses(parts.student, parts.teacher, self._batch)
+        with self._watched("distiller"):
+            losses = parts.stages.distiller.losses(parts.student, parts.teacher, self._batch)
         parts.watch.check(parts.stage("distiller"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -103,10 +112,37 @@ class Distillation:
         return learn
 
     def _next_batch(self) -> SyntheticBatch:
+        if not self._parts.stages.filter.judges_batches():
+            return self._draw()
+        size, drawn, selected = self._parts.spec.schedule.batch_size, 0, 0
+        parts = list[SyntheticBatch]()
+        while selected < size:
+            if drawn >= _MOST_DRAWS * size:
+                raise ValueError(
+                    f"the {self._parts.stage('filter')} selected {selected} of {drawn:,} images, too few for the "
+                    f"student's batch of {size}: loosen it"
+                )
+            batch = self._draw()
+            parts.append(batch.select(self._selection(batch)))
+            drawn, selected = drawn + len(batch), selected + len(parts[-1])
+        self._filling.count(drawn=drawn, selected=selected)
+        return SyntheticBatch.joined(parts).select(slice(size))
+
+    def _selection(self, batch: SyntheticBatch) -> Tensor:
+        parts = self._parts
+        aside = parts.ledger.aside("filtering")
+        with self._watched("filter"), aside as cost, frozen(parts.student), torch.no_grad():
+            selection = parts.stages.filter.select(batch)
+            cost.images += len(batch)
+        parts.watch.check(parts.stage("filter"))
+        check_answer(selection, batch)
+        return selection
+
+    def _draw(self) -> SyntheticBatch:
         parts, filling = self._parts, self._filling
         size = parts.spec.schedule.batch_size
         if parts.stages.synthesizer.stream:
-            with parts.ledger.aside("synthesis") as cost, frozen(parts.student):
+            with self._watched("synthesizer"), parts.ledger.aside("synthesis") as cost, frozen(parts.student):
                 batch = parts.stages.synthesizer.sample(size)
                 cost.images += len(batch)
             parts.watch.check(parts.stage("synthesizer"))
@@ -131,7 +167,7 @@ class Distillation:
         Raises:
             DivergedError: one of them is not finite.
         """
-        steps = self._parts.spec.schedule.steps_per_epoch
+        steps = self._parts.spec.schedule.steps_in(epoch)
         losses = {name: float(total) / steps for name, total in self._loss_sums.items()}
         self._loss_sums = {}
         bad = [name for name, loss in losses.items() if not math.isfinite(loss)]
@@ -140,7 +176,7 @@ class Distillation:
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "student": self._parts.student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -148,7 +184,7 @@ class Distillation:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts.student.load_state_dict(state["student"])
         self._parts.watch.mark()
         self._optimizer.load_state_dict(state["optimizer"])

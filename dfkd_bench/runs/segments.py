@@ -39,8 +39,8 @@ def segments(schedule: Schedule) -> list[Segment]:
     if plan:
         plan.append(Segment("augment"))
     parts = max(schedule.rounds_per_epoch, 1)
-    share, rest = divmod(schedule.steps_per_epoch, parts)
     for epoch in range(schedule.epochs):
+        share, rest = divmod(schedule.steps_in(epoch), parts)
         for part in range(parts):
             last = part == parts - 1
             plan.append(Segment("distill", epoch=epoch, steps=share + (rest if last else 0), ends_epoch=last))

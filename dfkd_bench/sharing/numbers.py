@@ -61,11 +61,13 @@ def _outcome(path: Path, record: Record) -> Iterator[Finding]:
 
 def _bank(path: Path, record: Record) -> Iterator[Finding]:
     bank, capacity = record.bank, record.spec.schedule.bank_capacity
-    for name in ("synthesized", "augmented", "kept", "in_bank"):
+    for name in ("synthesized", "augmented", "kept", "in_bank", "drawn", "selected"):
         if getattr(bank, name) < 0:
             yield Finding(path, f"bank.{name}", f"is {getattr(bank, name)}: a count is never negative")
     if bank.kept > bank.augmented:
         yield Finding(path, "bank.kept", f"is {bank.kept}, but only {bank.augmented} were augmented")
+    if bank.selected > bank.drawn:
+        yield Finding(path, "bank.selected", f"is {bank.selected}, but only {bank.drawn} were drawn")
     if bank.in_bank > bank.synthesized + bank.kept:
         made = bank.synthesized + bank.kept
         yield Finding(path, "bank.in_bank", f"is {bank.in_bank}, but only {made} images were synthesized or kept")
@@ -79,8 +81,8 @@ def check_curve(path: Path, record: Record, curve: Sequence[CurvePoint]) -> Iter
     for at, point in enumerate(curve):
         if point.epoch != at + 1:
             yield Finding(where, f"row {at + 1}, epoch", f"is {point.epoch}, not {at + 1}")
-        if point.steps != point.epoch * schedule.steps_per_epoch:
-            yield Finding(where, f"row {at + 1}, steps", f"is {point.steps}: an epoch has {schedule.steps_per_epoch}")
+        if point.steps != (steps := schedule.steps_until(point.epoch)):
+            yield Finding(where, f"row {at + 1}, steps", f"is {point.steps}: {point.epoch} epochs have {steps}")
         yield from _point(where, f"row {at + 1}", point)
     if (curve[-1].epoch if curve else 0) != record.last_good_epoch:
         yield Finding(path, "last_good_epoch", f"is {record.last_good_epoch}, but the curve has {len(curve)} epochs")
@@ -108,7 +110,7 @@ def _point(where: Path, row: str, point: CurvePoint) -> Iterator[Finding]:
 
 
 def _fractions(path: Path, record: Record, curve: Sequence[CurvePoint]) -> Iterator[Finding]:
-    """Each percentage is a whole number of test images, as many as each evaluation looked at, to four decimals."""
+    """Each percentage is a whole number of test images, as many as each evaluation used, to four decimals."""
     looked = record.cost["evaluation"]["images"] if "evaluation" in record.cost else 0
     if not curve or not isinstance(looked, int) or looked <= 0 or looked % len(curve):
         return

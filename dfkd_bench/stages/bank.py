@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,16 @@ class SyntheticBatch:
         """The part that `index` (bool, int64 or a slice) picks."""
         source, soft = (None if part is None else part[index] for part in (self.source, self.soft))
         return SyntheticBatch(self.images[index], self.targets[index], source, soft)
+
+    @staticmethod
+    def joined(batches: Sequence[SyntheticBatch]) -> SyntheticBatch:
+        """Several batches, one at least, as one without sources; soft labels where some have them."""
+        images, targets = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "targets"))
+        classes = next((batch.soft.shape[1] for batch in batches if batch.soft is not None), None)
+        if classes is None:
+            return SyntheticBatch(images, targets)
+        soft = [F.one_hot(b.targets, classes).float() if b.soft is None else b.soft for b in batches]
+        return SyntheticBatch(images, targets, soft=torch.cat(soft))
 
     def check(self, image_shape: tuple[int, int, int], num_classes: int, *, sourced: int | None = None) -> None:
         """Check the batch against the contract.
@@ -86,7 +96,7 @@ def quantize(images: Tensor) -> Tensor:
 class ImageBank:
     """The synthetic images kept so far, uint8 on the compute device.
 
-    Sampling goes through shuffled passes without replacement; a batch that reaches a pass's end goes on in the next
+    Sampling goes through shuffled passes without replacement; a batch that reaches a pass's end continues in the next
     one, and new images start a new pass.
 
     Args:
@@ -214,7 +224,7 @@ class ImageBank:
         return torch.cat(picked)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "images": self.images.to("cpu", copy=True),  # a second bank need not fit on the device
             "targets": self.targets.to("cpu", copy=True),
@@ -226,7 +236,7 @@ class ImageBank:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         device = self._images.device
         self._images = state["images"].to(device)
         self._targets = state["targets"].to(device)

@@ -24,6 +24,7 @@ from dfkd_bench.stages.graphs import Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision, autocast
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Projection, Workload
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 from dfkd_bench.stages.seeds import global_stream
 
@@ -72,6 +73,8 @@ class StageContext:
         ledger: the cost ledger; `ledger.watch(module, role)` counts a further network's passes.
         cache: a folder of the stage's own, for what is costly to make and the same in every run.
         tick: `tick(done, total)` tells people how far a long call has come.
+        bank_capacity: the most images that the run keeps; None: any number. A synthesizer with a pool of its own keeps
+            to it.
         images: uint8 [N, C, H, W] on the CPU, for a synthesizer that declares `images_wanted`; else None.
         labels: int64 [N] of these images, if they are the run's own dataset's; else None.
         graphs: the run's captured steps, behind `step`; None where it captures none.
@@ -87,6 +90,7 @@ class StageContext:
     ledger: CostLedger
     cache: Path
     tick: Callable[[int, int], None]
+    bank_capacity: int | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
     graphs: Graphs | None = None
@@ -143,8 +147,8 @@ class Stage(Generic[OptionsT]):
         prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
             which makes a run a reference and not data-free.
         requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
-            name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
-            batches name their classes).
+            name their stages' maps), `"teacher-stages"` (the teacher does), `"attention"` (the teacher has
+            attention blocks as timm builds them), `"targets"` (the synthesizer's batches name their classes).
 
     Where prior or requirements depend on the options, override `prior_with` or `requires_with`.
     """
@@ -180,16 +184,21 @@ class Stage(Generic[OptionsT]):
         """
         return None
 
+    @classmethod
+    def projection(cls, options: OptionsT, load: Workload) -> Projection | None:
+        """What a whole run with these options will compute, for `--dry-run`; None: not projected."""
+        return None
+
     def report(self) -> dict[str, JsonValue]:
         """What the record is to say of its work, as plain data of a few kilobytes at most."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
+        """Everything needed to resume mid-run: tensors and plain data. The random stream is the runner's business."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state but was given {sorted(state)}")
 
@@ -223,6 +232,10 @@ class Synthesizer(Stage[OptionsT]):
         """`count` fresh images for a distillation step (stream synthesizers)."""
         raise NotImplementedError
 
+    def pool(self) -> int:
+        """How many images, or what they are made from, it keeps beside the bank; they count against its capacity."""
+        return 0
+
     def after_distill_step(self, batch: SyntheticBatch) -> None:
         """Called after each student step with the batch it took, for those that learn beside the student."""
 
@@ -230,8 +243,19 @@ class Synthesizer(Stage[OptionsT]):
 class Augmenter(Stage[OptionsT]):
     """Makes further images from synthesized ones."""
 
-    def prepare(self, bank: ImageBank) -> None:
-        """Called once, before the first `augment`, with all that was synthesized so far: the place to learn from it."""
+    def prepare(self, bank: ImageBank) -> float | None:
+        """Called before the first `augment`, with all that was synthesized so far: the place to learn from it.
+
+        Returns:
+            The part of the preparation that is done: below 1 it is called again, and the run may be saved in between
+            (`state_dict` then holds what it has so far). None: all of it.
+        """
+        return None
+
+    def prepare_fully(self, bank: ImageBank) -> None:
+        """`prepare` to its end, in one go."""
+        while (done := self.prepare(bank)) is not None and done < 1:
+            pass
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """Further images; `source` gives for each the index of the image in `batch` that it came from."""
@@ -239,11 +263,32 @@ class Augmenter(Stage[OptionsT]):
 
 
 class Filter(Stage[OptionsT]):
-    """Decides which augmented images stay."""
+    """Decides which images the student sees. It has `keep`, `select`, or both."""
 
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
-        """bool [N], true where the augmented image stays; `augmented.source` indexes `source`."""
-        raise NotImplementedError
+        """Which augmented images go into the bank; all, by default.
+
+        bool [N], true where the augmented image stays; `augmented.source` indexes `source`.
+        """
+        return torch.ones_like(augmented.targets, dtype=torch.bool)
+
+    def select(self, batch: SyntheticBatch) -> Tensor:
+        """Which images of a batch the student learns from; all, by default.
+
+        Called with the batches that the student is about to take, from the bank or a stream, without gradients. More
+        are drawn until as many images are selected as the student's batch has. bool [N], true where it learns from it.
+        """
+        return torch.ones_like(batch.targets, dtype=torch.bool)
+
+    @classmethod
+    def judges_augmented(cls) -> bool:
+        """Whether it judges augmented images."""
+        return cls.keep is not Filter.keep
+
+    @classmethod
+    def judges_batches(cls) -> bool:
+        """Whether it judges the student's batches."""
+        return cls.select is not Filter.select
 
 
 class Distiller(Stage[OptionsT]):
@@ -280,7 +325,7 @@ BASES: dict[str, type[Stage[Any]]] = {
     "distiller": Distiller,
 }
 _PRIORS = get_args(Prior)
-_METHODS = {Synthesizer: ("synthesize",), Augmenter: ("augment",), Filter: ("keep",), Distiller: ("losses",)}
+_METHODS = {Synthesizer: ("synthesize",), Augmenter: ("augment",), Filter: (), Distiller: ("losses",)}
 
 
 def check_class(stage: type[Any]) -> None:
@@ -321,7 +366,12 @@ def check_methods(stage: type[Any]) -> None:
         wanted = (*names, "sample") if getattr(stage, "stream", False) else names
         for name in wanted if issubclass(stage, base) else ():
             if getattr(stage, name) is getattr(base, name):
-                own = [each for each in dir(stage) if not hasattr(base, each) and not each.startswith("_")]
-                near = nearest(name, own, most=1)
-                hint = f"is '{near[0]}' meant to be it?" if near else "a run calls it"
-                raise DfkdError(f"{stage.__name__} has no method '{name}': {hint}")
+                raise DfkdError(f"{stage.__name__} has no method '{name}': {_meant(stage, base, name)}")
+    if issubclass(stage, Filter) and not (stage.judges_augmented() or stage.judges_batches()):
+        raise DfkdError(f"{stage.__name__} has neither 'keep' nor 'select': {_meant(stage, Filter, 'keep')}")
+
+
+def _meant(stage: type[Any], base: type[Any], name: str) -> str:
+    own = [each for each in dir(stage) if not hasattr(base, each) and not each.startswith("_")]
+    near = nearest(name, own, most=1)
+    return f"is '{near[0]}' meant to be it?" if near else "a run calls it"

@@ -66,6 +66,6 @@ class HalfWeights:
         return half
 
     def refresh(self) -> None:
-        """Cast anew what has changed since the last pass, for steps that go on without one."""
+        """Cast anew what has changed since the last pass, for steps that continue without one."""
         for index, (parameter, _, _) in self._cast.items():
             self._half(index, parameter)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+import torch
 from pydantic import JsonValue, create_model, model_validator
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from dfkd_bench.method import Prior
 from dfkd_bench.stages.bank import SyntheticBatch
 from dfkd_bench.stages.base import Filter, StageContext
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Passes, Projection, Workload
 from dfkd_bench.stages.requirements import NetworkFacts
 
 __all__ = ["joined"]
@@ -80,11 +82,34 @@ def joined(names: tuple[str, ...], classes: tuple[type[Filter[Any]], ...]) -> ty
             told = (part.unmet(own, teacher, student, card) for _, part, own in split(options))
             return next((sentence for sentence in told if sentence is not None), None)
 
+        @classmethod
+        def warn_with(cls, options: StageOptions, teacher: NetworkFacts, card: DatasetCard) -> str | None:
+            told = [part.warn_with(own, teacher, card) for _, part, own in split(options)]
+            return "; ".join(sentence for sentence in told if sentence is not None) or None
+
+        @classmethod
+        def projection(cls, options: StageOptions, load: Workload) -> Projection | None:
+            passes = list[Passes]()
+            for _, part, own in split(options):
+                found = part.projection(own, load)
+                if found is None:
+                    return None
+                passes += found.passes
+            return Projection(passes=tuple(passes))
+
         def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
-            first, *others = (one.keep(augmented, source) for one in self.filters.values())
-            for other in others:
-                first = first & other
-            return first
+            return functools.reduce(torch.logical_and, (one.keep(augmented, source) for one in self.filters.values()))
+
+        def select(self, batch: SyntheticBatch) -> Tensor:
+            return functools.reduce(torch.logical_and, (one.select(batch) for one in self.filters.values()))
+
+        @classmethod
+        def judges_augmented(cls) -> bool:
+            return any(part.judges_augmented() for part in classes)
+
+        @classmethod
+        def judges_batches(cls) -> bool:
+            return any(part.judges_batches() for part in classes)
 
         def report(self) -> dict[str, JsonValue]:
             return {name: one.report() for name, one in self.filters.items()}

@@ -38,7 +38,7 @@ class OptionError(DfkdError):
 
     Args:
         sentence: what is wrong.
-        part: a stage's kind, `schedule` or `recipe`.
+        part: a stage's kind, `schedule` or `teacher`.
         option: its option; None if it is about several.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from dfkd_bench.blocks.optimizers import make_optimizer
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.datasets.access import Dataset
@@ -47,14 +48,7 @@ class Training:
         self._images, self._labels = split.images.to(device), split.labels.to(device)
         self._device = device
         self._generator = stream(recipe.seed, "teacher/data", device)
-        self._optimizer = torch.optim.SGD(
-            network.parameters(),
-            recipe.lr,
-            recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-            fused=device.type == "cuda",
-        )
+        self._optimizer = make_optimizer(network.parameters(), recipe, fused=device.type == "cuda")
         self._batch_size = min(recipe.batch_size, len(self._images))
         self._steps = len(self._images) // self._batch_size
         self._total = recipe.epochs * self._steps

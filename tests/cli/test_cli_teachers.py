@@ -107,3 +107,36 @@ def test_a_run_trains_its_teacher_on_first_use_and_says_so(tmp_path, small_recip
     other = cli("run", "--method", "noise", *PAIR, *sets("noise"), "--seed", "1", *places, *cpu)
     assert "is trained first" not in other.out
     assert "teacher training" not in other.err
+
+
+def test_a_teacher_trained_with_other_settings_is_found_by_them(tmp_path):
+    places = ("--teachers", tmp_path / "teachers", "--device", "cpu", "--precision", "fp32")
+    how = {"epochs": "1", "optimizer": "adamw", "learning-rate": "1e-2", "warmup-epochs": "0"}
+    options = [part for name, value in how.items() for part in (f"--{name}", value)]
+    done = cli("teacher", "train", "--model", "resnet8", *options, *places)
+    assert done.code == 0, done
+    (card,) = (tmp_path / "teachers").glob("*/card.json")
+    assert '"optimizer":"adamw"' in card.read_text().replace(" ", "").replace("\n", "")
+    names = {"learning-rate": "lr"}
+    settings = [f"teacher.{names.get(name, name).replace('-', '_')}={value}" for name, value in how.items()]
+    asked = [part for setting in settings for part in ("--set", setting)]
+    dry = ("run", "--method", "noise", *PAIR, "--results", tmp_path / "results", "--dry-run", *places)
+    found, other = cli(*dry, *asked), cli(*dry, *asked, "--set", "teacher.seed=1")
+    assert "is trained first" not in found.out
+    assert "the teacher resnet8 is trained first, 1 epochs" in other.out
+    grid = tmp_path / "grid.toml"
+    recipe = 'epochs = 1, optimizer = "adamw", lr = 1e-2, warmup_epochs = 0'
+    text = f'methods = ["noise"]\npairs = ["resnet8:resnet8"]\n[teachers.digits]\nresnet8 = {{ {recipe} }}\n'
+    grid.write_text(text)
+    by_grid = cli("run", "--grid", grid, "--results", tmp_path / "results", "--dry-run", *places)
+    assert by_grid.out == found.out
+    grid.write_text(text.replace("lr =", "rate ="))
+    bad = cli("run", "--grid", grid, "--results", tmp_path / "results", "--dry-run", *places)
+    assert "grid.toml:4: the recipe of a teacher has no option 'rate'" in bad.sentence()
+
+
+def test_settings_of_a_teacher_that_is_given_or_is_of_one_method_are_refused(tmp_path):
+    setting = ("--set", "teacher.epochs=1")
+    given = run_here(tmp_path, *PAIR, "--teacher", teacher_file(), *setting)
+    assert given.sentence() == ("--teacher gives the weights, so nothing is trained: leave out --set teacher.epochs")
+    assert "all methods have one teacher" in run_here(tmp_path, *PAIR, "--set", "noise:teacher.epochs=1").sentence()

@@ -10,7 +10,7 @@ from support.e2e_kit import own_cache  # noqa: F401
 
 from dfkd_bench import DfkdError
 from dfkd_bench.datasets.guard import evaluating, sealed
-from dfkd_bench.datasets.split import Split
+from dfkd_bench.datasets.split import Split, keep
 from dfkd_bench.datasets.stored import StoredSplit
 from dfkd_bench.errors import DataFreeViolationError
 from dfkd_bench.files import cache_folder
@@ -74,6 +74,19 @@ def test_a_file_that_is_changed_or_removed_in_mid_run_is_one_sentence():
     stored.path.write_bytes(content[:-1] + b"x")
     with pytest.raises(DfkdError, match=r"was changed while the run went on: start the command again$"):
         same(stored, a_split())
+
+
+def test_a_file_that_another_process_wrote_again_is_used_if_it_holds_the_same_split():
+    split = a_split()
+    stored = StoredSplit(split)
+    before = stored.path.stat().st_ino
+    keep(split, stored.path)
+    assert stored.path.stat().st_ino != before
+    assert same(stored, split)
+    assert same(stored, split)
+    keep(a_split(1), stored.path)
+    with pytest.raises(DfkdError, match=r"was changed while the run went on"):
+        same(stored, split)
 
 
 def test_without_a_cache_it_is_a_file_without_a_name(tmp_path, monkeypatch):

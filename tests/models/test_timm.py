@@ -15,7 +15,7 @@ from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models import timm_models
-from dfkd_bench.models.build import build_model
+from dfkd_bench.models.build import brings_weights, build_model
 from dfkd_bench.planning.requests import Request, plan
 from dfkd_bench.runs.runner import run_spec
 from dfkd_bench.spec import Pair, TeacherRef
@@ -65,6 +65,50 @@ def test_unknown_weight_tag_says_the_nearest():
 def test_weights_that_do_not_exist():
     with pytest.raises(DfkdError, match=r"^timm has no weights for 'darknet21': build it with pretrained=False"):
         timm_models.build("darknet21", 10, pretrained=True)
+
+
+# --- a network's arguments ---
+
+VIT = "timm/vit_tiny_patch16_224?depth=2&embed_dim=24&img_size=32&num_heads=3&patch_size=8"
+COLOR = DIGITS.model_copy(update={"image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3})
+
+
+def test_arguments_in_a_name_are_the_networks():
+    model = build_model(VIT, COLOR, Registry())
+    assert (len(model.blocks), model.embed_dim, model.patch_embed.grid_size) == (2, 24, (4, 4))
+    assert str(Pair.parse(f"{VIT}:{VIT}")) == f"{VIT}:{VIT}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2", 2), ("0.5", 0.5), ("true", True), ("2,2,6", [2, 2, 6]), ("avg", "avg"), ("1.", "1.")]
+)
+def test_arguments_are_numbers_truth_values_arrays_or_texts(text, value):
+    assert timm_models._split(f"a?b={text}") == ("a", {"b": value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("", r"'vit_tiny_patch16_224\?' has arguments that cannot be read: write vit_tiny_patch16_224\?img_size="),
+        ("depth", "has arguments that cannot be read"),
+        ("depth=", "has arguments that cannot be read"),
+        ("patch_size=8&depth=2", r"alphabetical order: vit_tiny_patch16_224\?depth=2&patch_size=8"),
+        ("depth=2&depth=3", "each argument once"),
+        ("checkpoint_path=a.pth", "sets checkpoint_path, which no name may set"),
+        ("num_classes=3&pretrained=true", "sets num_classes, pretrained, which no name may set"),
+        ("img_siz=32", r"timm's vit_tiny_patch16_224 cannot be built with \{'img_siz': 32\}: .*img_siz"),
+        ("embed_dim=25&num_heads=3", "cannot be built with"),
+    ],
+)
+def test_arguments_that_make_no_network_are_one_sentence(arguments, sentence):
+    with pytest.raises(DfkdError, match=sentence) as caught:
+        timm_models.build(f"timm/vit_tiny_patch16_224?{arguments}", 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_point_in_an_argument_asks_for_no_weights():
+    assert not brings_weights("timm/vit_tiny_patch16_224?drop_rate=0.1")
+    assert brings_weights("timm/vit_tiny_patch16_224.augreg_in21k?depth=2")
 
 
 # --- timm's weights: never downloaded here, but found where the hub's cache has them ---

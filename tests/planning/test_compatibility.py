@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import pytest
+import torch
 from pydantic import Field
 from support.e2e_kit import RECIPE, registry_with
 from support.probes import WithoutBatchNorm
 
 from dfkd_bench import Augmenter, NetworkFacts, StageOptions
 from dfkd_bench.datasets.cards import DIGITS
-from dfkd_bench.planning.compatibility import warnings
+from dfkd_bench.errors import DfkdError
+from dfkd_bench.models.build import build_model
+from dfkd_bench.planning.compatibility import network_facts, warnings
 from dfkd_bench.planning.requests import Override, Request, plan, resolve
 from dfkd_bench.spec import Pair, TeacherRef
 
@@ -80,3 +84,32 @@ def test_a_stage_that_nothing_would_reach_is_refused_in_one_sentence(method, swa
     for sentence, words in zip(told, sentences, strict=True):
         assert sentence.startswith(f"{method} cannot use the {words}: ")
         assert "\n" not in sentence
+
+
+# --- networks and images ---
+
+VIT = "timm/vit_tiny_patch16_224?depth=1&embed_dim=24&num_heads=3"
+
+
+class FixedSize(WithoutBatchNorm):
+    def __init__(self, classes: int, channels: int, image_size: tuple[int, int]) -> None:
+        super().__init__(classes, channels)
+        self.image_size = image_size
+
+
+def test_a_network_that_wants_the_image_size_is_given_it():
+    card = DIGITS.model_copy(update={"image_shape": (1, 12, 16)})
+    assert build_model("fixed", card, registry_with(model={"fixed": FixedSize})).image_size == (12, 16)
+
+
+def test_a_network_that_cannot_take_the_images_is_refused_at_planning():
+    sentence = rf"^{re.escape(VIT)} cannot take digits's images \[1, 16, 16\]: .*height"
+    for pair in (f"resnet8:{VIT}", f"{VIT}:resnet8"):
+        with pytest.raises(DfkdError, match=sentence):
+            plan(Request(["noise"], [Pair.parse(pair)], "digits", TeacherRef(recipe=RECIPE)), DIGITS, registry_with())
+
+
+def test_what_is_known_of_a_network_takes_no_random_numbers():
+    before = torch.get_rng_state()
+    network_facts(VIT.replace("num_heads=3", "img_size=16&num_heads=3&patch_size=4"), DIGITS, registry_with())
+    assert torch.equal(torch.get_rng_state(), before)

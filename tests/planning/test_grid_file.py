@@ -58,6 +58,15 @@ def test_a_grid_is_the_product_of_all_that_it_names(registry, tmp_path):
     assert len({run.spec.hash for run in runs}) == len(runs)
 
 
+def test_a_network_with_arguments_is_named_in_a_pair_and_one_that_takes_no_such_image_is_told_there(registry, tmp_path):
+    vit = "timm/vit_tiny_patch16_224?depth=1&embed_dim=24&img_size=16&num_heads=3&patch_size=4"
+    text = SMALL.replace('["resnet8:resnet8"]', f'["{vit}:resnet8", "{vit}:{vit}"]')
+    assert [str(run.spec.pair) for run in planned(registry, tmp_path, text)] == [f"{vit}:resnet8", f"{vit}:{vit}"]
+    told = mistakes(registry, tmp_path, text.replace("img_size=16", "img_size=32"))
+    assert told[0][0] == 2
+    assert "cannot take digits's images [1, 16, 16]" in told[0][1]
+
+
 def test_what_is_left_out_is_digits_quick_native_and_seed_0(registry, tmp_path):
     (run,) = planned(registry, tmp_path, SMALL)
     assert (run.spec.dataset, run.spec.preset, run.spec.protocol, run.spec.seed) == ("digits", "quick", "native", 0)

@@ -8,7 +8,7 @@ from dfkd_bench import DfkdError
 from dfkd_bench.api import run
 from dfkd_bench.datasets.cards import DIGITS
 from dfkd_bench.method import Schedule
-from dfkd_bench.planning.requests import Override, Request, plan, resolve
+from dfkd_bench.planning.requests import Override, Request, plan, recipe_with, resolve
 from dfkd_bench.spec import Pair, RunSpec, TeacherRecipe, TeacherRef
 
 
@@ -308,12 +308,15 @@ def changed_fields():
         "bank_capacity": 5,
         "lr_schedule": "constant",
         "nesterov": True,
+        "optimizer": "adamw",
+        "growing": True,
     }
     for name in Schedule.model_fields:
         yield {"schedule": {**base, name: others[name] if name in others else another(base[name])}}
     recipe = TeacherRecipe().model_dump()
     for name, value in recipe.items():
         yield {"teacher": {"recipe": {**recipe, name: another(value)}}}
+    yield {"teacher": {"recipe": {**recipe, "nesterov": False, "optimizer": "adamw"}}}
     yield {"teacher": {"recipe": recipe}}
 
 
@@ -321,3 +324,36 @@ def test_every_field_changes_the_hash():
     changed = [make_spec(**changes).hash for changes in changed_fields()]
     assert len(changed) == 13 + len(Schedule.model_fields) + len(TeacherRecipe.model_fields) + 1
     assert len({HASH, *changed}) == len(changed) + 1
+
+
+def test_what_came_later_is_in_no_hash_where_it_has_its_default():
+    assert not {"initial_images", "optimizer", "growing"} & set(make_spec().schedule.model_dump())
+    assert "optimizer" not in TeacherRecipe().model_dump()
+    recipe = TeacherRecipe(optimizer="adamw", nesterov=False)
+    assert TeacherRecipe.model_validate(recipe.model_dump()) == recipe
+
+
+# --- other recipes for teachers ---
+
+
+def test_another_optimizer_brings_its_usual_settings_unless_they_are_given():
+    base = TeacherRecipe(epochs=12, batch_size=64)
+    adamw = recipe_with(base, {"optimizer": "adamw", "lr": "0.002"})
+    assert adamw == TeacherRecipe(
+        epochs=12, batch_size=64, optimizer="adamw", lr=0.002, weight_decay=0.05, nesterov=False
+    )
+    assert recipe_with(adamw, {"optimizer": "sgd"}) == base
+    assert recipe_with(adamw, {"optimizer": "adamw", "epochs": 12}) == adamw
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"optimizer": "adamm"}, "the recipe of a teacher refuses optimizer=adamm"),
+        ({"optimizer": "adamw", "nesterov": True}, "with adamw, nesterov must be false"),
+        ({"epoch": 3}, "the recipe of a teacher has no option 'epoch': did you mean epochs"),
+    ],
+)
+def test_settings_of_a_teacher_that_cannot_be_are_one_sentence(given, sentence):
+    with pytest.raises(DfkdError, match=sentence):
+        recipe_with(TeacherRecipe(), given)

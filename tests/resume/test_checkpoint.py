@@ -36,6 +36,10 @@ def checkpoints_cost_nothing(monkeypatch):
         ("dda", ("schedule.rounds_per_epoch=1", "distiller.self_loss=rotation")),
         ("dda", ("schedule.warmup_rounds=3",)),
         ("noise", ("augmenter.variants=2", "schedule.epochs=6")),
+        (
+            "noise",
+            ("schedule.epochs=4", "schedule.steps_per_epoch=1", "schedule.optimizer=adamw", "schedule.growing=true"),
+        ),
     ],
 )
 def test_a_run_that_is_broken_off_again_and_again_ends_in_the_same_record(tmp_path, method, overrides):

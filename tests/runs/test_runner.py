@@ -22,6 +22,7 @@ from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Record
 from dfkd_bench.runs.runner import run_spec
+from dfkd_bench.sharing.numbers import check_curve
 from dfkd_bench.stages.seeds import global_stream, stream_seed
 from dfkd_bench.teachers.weights import weights_hash
 
@@ -71,6 +72,18 @@ def test_the_student_is_frozen_but_after_its_step(tmp_path):
     (spec,) = specs(workbench, "noise", swaps={"synthesizer": "watching"})
     assert run_spec(spec, workbench.results, workbench.store).status == "finished"
     assert set(Watching.seen) == {"making: frozen", "round: frozen", "sample: frozen", "after: free"}
+
+
+def test_steps_that_grow_are_counted_as_they_are_made(tmp_path):
+    workbench = bench(tmp_path)
+    growing = ("schedule.growing=true", "schedule.optimizer=adamw", "schedule.epochs=3", "schedule.lr=0.001")
+    (spec,) = specs(workbench, "noise", *growing)
+    record = run_spec(spec, workbench.results, workbench.store)
+    assert [point.steps for point in record.curve()] == [3, 9, 18]
+    assert record.cost["distillation"]["images"] == 18 * spec.schedule.batch_size
+    # The mean of an epoch's losses, not their sum over a tenth of it: a student that knows nothing is near it.
+    assert all(0 < point.losses["kd"] < 60 for point in record.curve())
+    assert not list(check_curve(tmp_path, record, record.curve()))
 
 
 def test_what_a_stream_makes_in_the_students_steps_is_synthesis(tmp_path):

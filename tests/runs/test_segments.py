@@ -71,3 +71,22 @@ def test_initial_images_beside_rounds_or_above_the_cap_are_refused():
     with pytest.raises(ValidationError, match="must not exceed bank_capacity"):
         plan(initial_images=20, bank_capacity=19)
     assert plan(initial_images=20, bank_capacity=20)
+
+
+def test_steps_grow_with_the_epochs():
+    growing = Schedule(batch_size=8, lr=0.1, epochs=200, steps_per_epoch=4, rounds_per_epoch=3, growing=True)
+    assert [growing.steps_in(epoch) for epoch in (0, 1, 199)] == [4, 8, 800]
+    assert growing.steps_until(200) == 80_400  # GapSSG's
+    steps = segments(growing)
+    assert [segment.steps for segment in steps[:6]] == [1, 1, 2, 2, 2, 4]
+    assert sum(segment.steps for segment in steps) == 80_400
+
+
+def test_steps_that_grow_past_all_bounds_are_refused():
+    with pytest.raises(ValidationError, match="epochs times steps_per_epoch as they grow must not exceed"):
+        plan(growing=True, epochs=100_000, rounds_per_epoch=1)
+
+
+def test_nesterov_momentum_is_sgds():
+    with pytest.raises(ValidationError, match="with adamw, nesterov must be false"):
+        plan(optimizer="adamw", nesterov=True)
