@@ -48,7 +48,10 @@ def make_optimizer(
     how = settings
     if how.optimizer == "adamw":
         betas = (how.momentum, 0.999)
-        return torch.optim.AdamW(parameters, how.lr, betas, weight_decay=how.weight_decay, fused=fused)
+        capturable = bool(fused)  # a CUDA graph may hold its steps
+        return torch.optim.AdamW(
+            parameters, how.lr, betas, weight_decay=how.weight_decay, fused=fused, capturable=capturable
+        )
     return torch.optim.SGD(
         parameters, how.lr, how.momentum, weight_decay=how.weight_decay, nesterov=how.nesterov, fused=fused
     )

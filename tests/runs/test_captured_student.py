@@ -36,7 +36,7 @@ def play(capturer, precision=torch.float32):
         synthesizer=Generative(options, context), distiller=Distillation(DistillationOptions(), context)
     )
     schedule = SimpleNamespace(
-        lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False, batch_size=4, lr_schedule="cosine", lr_min=0.0,
+        optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False, batch_size=4, lr_schedule="cosine", lr_min=0.0,
         epochs=EPOCHS, steps_per_epoch=1,
     )  # fmt: skip
     parts = SimpleNamespace(
