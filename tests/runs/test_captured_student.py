@@ -33,11 +33,13 @@ def play(capturer, precision=torch.float32):
     context = make_context(card, teacher=teacher, student=student, precision=precision, ledger=ledger, graphs=graphs)
     options = GenerativeOptions(batch_size=4, steps=1, latent_dim=4, adv=1.0, bn=1.0)
     stages = SimpleNamespace(
-        synthesizer=Generative(options, context), distiller=Distillation(DistillationOptions(), context)
+        synthesizer=Generative(options, context),
+        distiller=Distillation(DistillationOptions(), context),
+        filter=SimpleNamespace(judges_batches=lambda: False),
     )
     schedule = SimpleNamespace(
-        optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False, batch_size=4, lr_schedule="cosine", lr_min=0.0,
-        epochs=EPOCHS, steps_per_epoch=1,
+        optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False, batch_size=4,
+        lr_schedule="cosine", lr_min=0.0, epochs=EPOCHS, steps_per_epoch=1,
     )  # fmt: skip
     parts = SimpleNamespace(
         spec=SimpleNamespace(schedule=schedule), student=student, teacher=teacher, device=CPU, graphs=graphs,
