@@ -39,7 +39,7 @@ def play(capturer, precision=torch.float32):
     )
     schedule = SimpleNamespace(
         optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=False, batch_size=4,
-        lr_schedule="cosine", lr_min=0.0, epochs=EPOCHS, steps_per_epoch=1,
+        lr_schedule="cosine", lr_min=0.0, epochs=EPOCHS, steps_per_epoch=1, steps_in=lambda _: 1,
     )  # fmt: skip
     parts = SimpleNamespace(
         spec=SimpleNamespace(schedule=schedule), student=student, teacher=teacher, device=CPU, graphs=graphs,
