@@ -73,7 +73,7 @@ def check_regular(path: Path | str) -> None:
 
     Raises:
         FileNotFoundError: nothing is there.
-        DfkdError: it is a folder, a device, a pipe or a loop of links, or may not be looked at.
+        DfkdError: it is a folder, a device, a pipe or a loop of links, or may not be read.
     """
     try:
         found = os.stat(path)  # noqa: PTH116 - a text, too
@@ -297,7 +297,7 @@ def read_model(model: type[ModelT], path: Path, what: str, remedy: str) -> Model
 
 
 def content_key(value: Any) -> bytes | None:
-    """Bytes that stand for plain data: equal ones for equal content alone, 1, 1.0 and true told apart.
+    """Bytes that stand for plain data: equal ones for equal content alone, 1, 1.0 and true kept apart.
 
     They hold for this process. None for what is more than plain data.
     """

@@ -176,7 +176,7 @@ class Distillation:
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "student": self._parts.student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -184,7 +184,7 @@ class Distillation:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts.student.load_state_dict(state["student"])
         self._parts.watch.mark()
         self._optimizer.load_state_dict(state["optimizer"])

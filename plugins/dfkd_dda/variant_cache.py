@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +55,8 @@ class VariantCache:
             self._write(path, images, cost)
             return images
         images, cost = found
+        with contextlib.suppress(OSError):  # a cache that one may only read serves as well
+            os.utime(path)  # `dfkd-bench cache --limit` deletes what was used longest ago
         self._ledger.repeat(cost)
         return images.to(self._ledger.device)
 
