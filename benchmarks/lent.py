@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -29,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What the package imports for a run, and how it is installed where the two names differ.
 NEEDED = ("torch", "pluggy", "pydantic", "typing_extensions", "numpy", "PIL", "filelock", "platformdirs", "safetensors")
 INSTALLED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "typing_extensions": "typing-extensions"}
-PLUGINS = {"core": "dfkd_bench.builtin", "baselines": "dfkd_baselines", "dda": "dfkd_dda"}
 
 
 def require(*more: str) -> None:
@@ -54,8 +54,9 @@ def make_registry() -> Registry:
     registry = Registry()
     if not registry.provided("method"):
         registry = Registry(())
-        for name, module in PLUGINS.items():
-            registry.add(importlib.import_module(module), PluginRow(name, "dfkd-bench", "checkout"))
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for name, module in project["entry-points"]["dfkd_bench"].items():
+            registry.add(importlib.import_module(module), PluginRow(name, project["name"], project["version"]))
     return registry
 
 

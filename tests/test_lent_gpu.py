@@ -135,7 +135,8 @@ def test_a_checkout_that_is_not_installed_has_its_plugins(script, monkeypatch):
 
     installed = set(lent.make_registry().provided("method"))
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
-    assert set(lent.make_registry().provided("method")) == installed
+    # What was installed may be an earlier checkout, which has fewer.
+    assert set(lent.make_registry().provided("method")) >= installed > {"fast", "dda", "noise"}
 
 
 def test_a_run_needs_no_diffusers(tmp_path):
