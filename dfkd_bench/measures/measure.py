@@ -115,7 +115,7 @@ def measure(
         subject: the run.
         bench: where the dataset is, if `real`.
         part: `all`, `synthesized` or `augmented`.
-        most: images looked at, evenly spaced: distances of all pairs are taken.
+        most: images to use, evenly spaced: distances of all pairs are taken.
         real: also compare with the real test images.
         features: folder of a timm network in whose features images are compared; None: in the teacher's.
 
