@@ -63,12 +63,11 @@ class _Run:
         from dfkd_bench.stages.passes import Projection, Workload
 
         schedule, synthesizer = self._schedule, self._stages["synthesizer"]
-        steps = schedule.epochs * schedule.steps_per_epoch
         load = Workload(
             self._card,
             warmup_rounds=schedule.warmup_rounds,
             main_rounds=schedule.epochs * schedule.rounds_per_epoch,
-            student_images=steps * schedule.batch_size,
+            student_images=schedule.steps_until(schedule.epochs) * schedule.batch_size,
         )
         distillation = self._ask("distiller", load)
         if synthesizer.after_distill_step is not Synthesizer.after_distill_step:

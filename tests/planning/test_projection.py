@@ -72,6 +72,16 @@ def test_the_images_that_are_wanted_make_the_rounds() -> None:
     assert by_images["filtering"] == pytest.approx(by_rounds["filtering"] * 250 / 288)
 
 
+def test_epochs_that_grow_have_more_steps() -> None:
+    registry = default_registry()
+    even, grown = (
+        project(spec_of("cmi", "schedule.epochs=3", f"schedule.growing={grows}"), DIGITS, registry)["distillation"]
+        for grows in ("false", "true")
+    )
+    assert even is not None
+    assert grown == 2 * even  # 1 + 2 + 3 parts in the place of 3
+
+
 def test_what_no_stage_projects_is_said() -> None:
     flops = project(spec_of("dafl"), DIGITS, default_registry())
     assert flops["synthesis"] is None
