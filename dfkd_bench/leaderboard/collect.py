@@ -27,6 +27,7 @@ class Point(NamedTuple):
     run: Run
     prior: Prior | None
     teacher_accuracy: float | None
+    teacher_source: str | None
     test_images: int | None
     synthesized: int
     augmented: int
@@ -237,6 +238,7 @@ class _Points:
             run=run,
             prior=max(record.priors.values(), key=PRIORS.index, default=None),
             teacher_accuracy=None if record.teacher is None else record.teacher.accuracy,
+            teacher_source=None if record.teacher is None else sys.intern(record.teacher.source),
             test_images=_test_images(record),
             synthesized=bank.synthesized,
             augmented=bank.augmented,

@@ -106,7 +106,12 @@ COLUMNS: tuple[Column, ...] = (
     _text("preset", "the preset's name, also where options were changed", lambda cell, row: cell.key.preset),
     _text("protocol", "whose budget: `native` or `matched`", lambda cell, row: cell.key.protocol),
     _text("kind", "`method`, `null baseline` or `reference`", lambda cell, row: _KIND[row.kind]),
-    _text("rank", "rank in the cell: `1`, `1=` if tied, `not ranked`", lambda cell, row: row.standing.label),
+    _text(
+        "rank",
+        "rank in the cell: `1`, `1=` if tied, `not ranked`; a row that varies much over its seeds can have a better "
+        "one than a row with a higher mean",
+        lambda cell, row: row.standing.label,
+    ),
     _integer("place", "the rank as a number", lambda cell, row: row.standing.place),
     _text("method", "the method's name", lambda cell, row: row.method),
     _text("variant", "how it differs from the cell's other rows of this method", lambda cell, row: row.variant or None),
