@@ -59,7 +59,7 @@ def make_registry() -> Registry:
     return registry
 
 
-class TimeIsUp(KeyboardInterrupt):  # noqa: N818 - what it is to the run: Ctrl-C, after which it can be resumed
+class TimeIsUp(KeyboardInterrupt):
     """The clock has rung."""
 
 
