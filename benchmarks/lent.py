@@ -60,7 +60,7 @@ def make_registry() -> Registry:
 
 
 class TimeIsUp(KeyboardInterrupt):
-    """The clock has rung."""
+    """The clock has rung; to a run that is what Ctrl-C is, after which it can be resumed."""
 
 
 class Clock:

@@ -114,6 +114,7 @@ class Environment(_Part):
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
+    compiled: bool = Field(False, description="whether teacher and student went through torch.compile")
     graphs: bool | None = Field(
         None, description="whether steps were to be replayed as CUDA graphs; null on a CPU and in earlier records"
     )
@@ -140,7 +141,7 @@ def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> Environment:
 
 
 class Record(_Part):
-    """One run: the spec, the outcome, the cost, the provenance. Its curve lies beside it."""
+    """One run: the spec, the outcome, the cost, the provenance. Its curve is in a file beside it."""
 
     schema_version: Literal[2] = 2
     run: str = Field(description="the spec's hash")
@@ -275,7 +276,7 @@ class Results:
             report: called with what is wrong with each damaged record, which is left out; None: that is raised.
 
         Raises:
-            DfkdError: a folder or a record cannot be read, and nobody is to be told.
+            DfkdError: a folder or a record cannot be read, and no `report` is given.
         """
         for path, found in record_files(self.path):
             try:
