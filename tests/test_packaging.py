@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "uv.lock").read_text(encoding="utf-8")
-PACKAGES = ("dfkd_bench", "dfkd_dda", "dfkd_trackers", "dfkd_baselines")
+# By name the folders of the packages that a wheel has.
+PACKAGES = {Path(p).name: ROOT / p for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
 
 
 def group(name: str) -> set[str]:
@@ -76,10 +77,9 @@ def test_the_wheel_of_the_source_distribution_is_whole_and_runs(tmp_path: Path) 
         names = archive.namelist()
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert {name.split("/")[0] for name in names} == {*PACKAGES, wheel.name.rpartition("-py3")[0] + ".dist-info"}
-    for package, folder in zip(PACKAGES, (".", "plugins", "plugins", "baselines"), strict=True):
-        tree = ROOT / folder / package
-        files = [path for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        assert {path.relative_to(ROOT / folder).as_posix() for path in files} <= set(names)
+    for package, folder in PACKAGES.items():
+        files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert {path.relative_to(folder.parent).as_posix() for path in files} <= set(names), package
     run_from(wheel, tmp_path / "venv")
 
 
@@ -101,5 +101,5 @@ def run_from(wheel: Path, folder: Path) -> None:
     assert Path(out(python, "-c", "import dfkd_bench; print(dfkd_bench.__file__)").strip()).is_relative_to(site)
     assert "leaderboard" in out(folder / "bin" / "dfkd-bench", "--help")
     rows = [line for line in out(folder / "bin" / "dfkd-bench", "plugins").splitlines() if " ok " in line]
-    assert {line.split("│")[1].strip() for line in rows} >= {"core", "baselines", "dda", "trackers"}
+    assert {line.split("│")[1].strip() for line in rows} >= set(PROJECT["project"]["entry-points"]["dfkd_bench"])
     assert " cmi " in out(folder / "bin" / "dfkd-bench", "methods")
