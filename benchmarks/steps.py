@@ -42,10 +42,16 @@ Work = Callable[[], object]
 
 
 class Steps:
-    """Every step by its name; each is made when it is first asked for."""
+    """Every step by its name; each is made when it is first asked for.
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    Args:
+        setting: how large they are.
+        device: where they run.
+        compiled: teacher and student go through `torch.compile`, as with `dfkd-bench run --compile`.
+    """
+
+    def __init__(self, setting: Setting, device: torch.device = CPU, *, compiled: bool = False) -> None:
+        self.setting, self.device, self._compiled = setting, device, compiled
         self.precision = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         torch.manual_seed(0)
         self.teacher, self.student = (self._network(body).requires_grad_(False) for body in (wrn40_2(10), wrn16_1(10)))
@@ -53,15 +59,29 @@ class Steps:
 
     def seconds(self, name: str) -> float:
         """Of one step."""
+        work = self.work(name)
+        self._synchronize()
+        start = time.perf_counter()
+        work()
+        self._synchronize()
+        return (time.perf_counter() - start) / self.setting.steps
+
+    def work(self, name: str) -> Work:
+        """A round of the step's; it was called once when it was made."""
         if name not in self._made:
             self._made[name] = self._make(name)
             self._made[name]()
-        start = time.perf_counter()
-        self._made[name]()
-        return (time.perf_counter() - start) / self.setting.steps
+        return self._made[name]
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _network(self, body: nn.Module) -> Network:
-        return Network(body, CIFAR10, self.precision).to(memory_format=torch.channels_last).eval()
+        network = Network(body, CIFAR10, self.precision).placed(self.device).eval()
+        if self._compiled:
+            network.compile_passes()
+        return network
 
     def _make(self, name: str) -> Work:
         step, _, floor = name.partition(" ")
@@ -78,13 +98,19 @@ class Steps:
             teacher=self.teacher,
             student=self.student,
             card=CIFAR10,
-            device=CPU,
+            device=self.device,
             precision=self.precision,
-            generator=torch.Generator().manual_seed(0),
-            ledger=CostLedger(CPU),
+            generator=self._stream(),
+            ledger=CostLedger(self.device),
             cache=Path("no-cache"),
             tick=lambda done, total: None,
         )
+
+    def _stream(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(0)
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.device)
 
     def _synthesizer(self, step: str) -> Synthesizer[Any]:
         options: dict[str, Any] = {"batch_size": self.setting.batch, "steps": self.setting.steps}
@@ -105,12 +131,16 @@ class Steps:
         """Generator, teacher and student forward and backward with a trivial loss, and the second view of `cmi`."""
         batch = self.setting.batch
         generator = stage.inner if step == "fast" else getattr(stage, "generator", None)
-        latents = stage.embeddings[torch.arange(batch) % 10] if step == "nayer" else torch.randn(batch, 256)
+        latents = (
+            stage.embeddings[torch.arange(batch, device=self.device) % 10]
+            if step == "nayer"
+            else torch.randn(batch, 256, device=self.device)
+        )
         latents = latents.requires_grad_(step in ("cmi", "fast"))
-        pixels = torch.rand(batch, 3, 32, 32, requires_grad=True)
+        pixels = self._rand(batch, 3, 32, 32).requires_grad_()
 
         def work() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 images = pixels if generator is None else generator(latents)
                 images = images.float().contiguous(memory_format=torch.channels_last)
                 logits = [self.teacher.body(images), self.student.body(images)]
@@ -121,10 +151,10 @@ class Steps:
         return work
 
     def _distillation(self) -> Work:
-        student, stream = self._network(wrn16_1(10)).train(), torch.Generator().manual_seed(0)
+        student, stream = self._network(wrn16_1(10)).train(), self._stream()
         optimizer = torch.optim.SGD(student.parameters(), 0.1, 0.9, weight_decay=1e-4)
-        bank = ImageBank((3, 32, 32), CPU, stream)
-        bank.add(SyntheticBatch(torch.rand(2048, 3, 32, 32), torch.zeros(2048, dtype=torch.int64)))
+        bank = ImageBank((3, 32, 32), self.device, stream)
+        bank.add(SyntheticBatch(self._rand(2048, 3, 32, 32), self._rand(2048).long()))
 
         def work() -> None:
             images = crop_and_flip(bank.draw(self.setting.batch)[0], CIFAR10.transform, stream).float() / 255
@@ -139,10 +169,10 @@ class Steps:
 
     def _distillation_floor(self) -> Work:
         student = self._network(wrn16_1(10)).train()
-        images = torch.rand(self.setting.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        images = self._rand(self.setting.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
         def work() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 with torch.no_grad():
                     self.teacher.body(images)
                 logits = student.body(images)

@@ -24,8 +24,10 @@ _HOME = {
     "Network": "stages.network",
     "NetworkFacts": "stages.requirements",
     "Observation": "stages.network",
+    "Passes": "stages.passes",
     "Preset": "method",
     "Prior": "method",
+    "Projection": "stages.passes",
     "Record": "results.records",
     "Results": "results.records",
     "Round": "stages.base",
@@ -38,7 +40,9 @@ _HOME = {
     "Synthesizer": "stages.base",
     "TeacherRecipe": "card",
     "TrainTransform": "card",
+    "Workload": "stages.passes",
     "first_line": "errors",
+    "flops_per_image": "stages.passes",
     "frozen": "stages.network",
     "hookimpl": "hooks.specs",
     "run": "api",
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from dfkd_bench.stages.ledger import CostLedger
     from dfkd_bench.stages.network import Network, Observation, frozen
     from dfkd_bench.stages.options import StageOptions
+    from dfkd_bench.stages.passes import Passes, Projection, Workload, flops_per_image
     from dfkd_bench.stages.requirements import NetworkFacts
 
 __all__ = [
@@ -74,8 +79,10 @@ __all__ = [
     "Network",
     "NetworkFacts",
     "Observation",
+    "Passes",
     "Preset",
     "Prior",
+    "Projection",
     "Record",
     "Results",
     "Round",
@@ -88,8 +95,10 @@ __all__ = [
     "SyntheticBatch",
     "TeacherRecipe",
     "TrainTransform",
+    "Workload",
     "__version__",
     "first_line",
+    "flops_per_image",
     "frozen",
     "hookimpl",
     "run",

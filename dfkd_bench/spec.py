@@ -6,21 +6,20 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import to_json
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.foreign import content_key
 from dfkd_bench.method import Schedule, StageChoice
 
 __all__ = [
@@ -152,9 +151,9 @@ class SeedFamily:
 
     def member(self, seed: int) -> RunSpec:
         """The one with this seed, which must not be negative."""
-        spec = self._spec.model_copy(update={"seed": seed})
+        spec = self._spec.model_copy()
         # What is cached was copied, too: it is the other seed's.
-        spec.__dict__.update(hash=self._hash(seed), settings=self._settings)
+        spec.__dict__.update(seed=seed, hash=self._hash(seed), settings=self._settings)
         return spec
 
 
@@ -162,13 +161,14 @@ _FAMILIES: dict[bytes, SeedFamily] = {}
 _MOST_FAMILIES = 10_000
 
 
-def _recall(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> RunSpec:
+def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> RunSpec:
     seed = value.get("seed") if isinstance(value, dict) else None
-    if info.mode != "json" or type(seed) is not int or seed < 0:
+    if type(seed) is not int or seed < 0:
         spec: RunSpec = validate(value)
         return spec
-    # Of JSON, so that equal text is equal content: 1 and 1.0, null and NaN are told apart.
-    key = to_json({name: item for name, item in value.items() if name != "seed"}, inf_nan_mode="constants")
+    key = content_key({**value, "seed": 0})
+    if key is None:
+        return cast("RunSpec", validate(value))
     family = _FAMILIES.get(key)
     if family is None:
         family = SeedFamily(validate(value))

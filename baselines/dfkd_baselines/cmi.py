@@ -14,17 +14,22 @@ from dfkd_bench import (
     DatasetCard,
     NetworkFacts,
     Observation,
+    Passes,
+    Projection,
     Round,
     StageContext,
     StageOptions,
     Synthesizer,
     SyntheticBatch,
+    Workload,
+    flops_per_image,
 )
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.contrastive import InstanceBank, ProjectionHead, contrastive_loss, instance_features
-from dfkd_bench.blocks.generators import Generator, reset_generator
+from dfkd_bench.blocks.generators import Generator, placed, reset_generator
 from dfkd_bench.blocks.kd import agreement_adversary, kl_divergence
+from dfkd_bench.blocks.restart import restart
 from dfkd_bench.blocks.views import crop_and_flip, random_resized_crop
 
 
@@ -104,17 +109,49 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
             f"images and a head on {dim:,} features; {less}a smaller synthesizer.instance_bank takes less"
         )
 
+    @classmethod
+    def projection(cls, options: CmiOptions, load: Workload) -> Projection:
+        """The teacher sees each image once, and a local view of it if there is a contrast."""
+        per_round = options.steps * options.batch_size
+        warmup = load.warmup_rounds * (options.warmup_steps or options.steps) * options.batch_size
+        main = load.main_rounds * per_round
+        views = (warmup + main) * (2 if options.cr else 1)
+        against = main if options.adv else 0
+        shape = load.card.image_shape
+        return Projection(
+            (load.warmup_rounds + load.main_rounds) * options.batch_size,
+            (
+                Passes("teacher", views, views),
+                Passes("student", against, against),
+                Passes(
+                    "generator",
+                    warmup + main,
+                    warmup + main,
+                    trained=True,
+                    flops=lambda: flops_per_image(
+                        lambda: Generator(options.latent_dim, shape), (1, options.latent_dim)
+                    ),
+                ),
+            ),
+        )
+
     def __init__(self, options: CmiOptions, context: StageContext) -> None:
         super().__init__(options, context)
         # Found by looking: a stage's module does not say how many channels it takes.
         with torch.no_grad():
             self._dim = self._observe(torch.zeros(1, *context.card.image_shape, device=context.device))[1].shape[1]
         with context.seeded():
-            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.generator = placed(Generator(options.latent_dim, context.card.image_shape), context.device)
             self.head = ProjectionHead(self._dim, options.head_dim).to(context.device)
         context.ledger.watch(self.generator, "generator")
-        self.head_optimizer = torch.optim.Adam(self.head.parameters(), options.lr, fused=True)
+        self.latents = context.static("latents", (options.batch_size, options.latent_dim)).requires_grad_()
+        self.targets = context.static("targets", (options.batch_size,), torch.int64)
+        self.optimizer = torch.optim.Adam(
+            [*self.generator.parameters(), self.latents], options.lr, (0.5, 0.999), fused=True, capturable=True
+        )
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), options.lr, fused=True, capturable=True)
         self.bank = InstanceBank(options.instance_bank, self._dim, context.device)
+        self.best, self.adversarial = Best(), False
         self.warming_up = False
 
     def _restart_contrast(self) -> None:
@@ -122,50 +159,58 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
             for layer in self.head.layers:
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
-        self.head_optimizer = torch.optim.Adam(self.head.parameters(), self.options.lr, fused=True)
+        restart(self.head_optimizer)
         self.bank = InstanceBank(self.options.instance_bank, self._dim, self.context.device)
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes."""
         options, context = self.options, self.context
-        generator, device = context.generator, context.device
+        generator = context.generator
         if options.restart_contrast and self.warming_up and not round.warmup:
             self._restart_contrast()
         self.warming_up = round.warmup
-        shape = (options.batch_size, options.latent_dim)
-        latents = torch.randn(shape, generator=generator, device=device, requires_grad=True)
-        targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
+        with torch.no_grad():
+            self.latents.normal_(generator=generator)
+        self.targets.random_(context.card.num_classes, generator=generator)
+        self.targets.copy_(self.targets.sort().values)
         if options.reset:
             reset_generator(self.generator, generator)
-        optimizer = torch.optim.Adam([*self.generator.parameters(), latents], options.lr, (0.5, 0.999), fused=True)
-        best = Best()
+        restart(self.optimizer)
+        self.best.restart()
         steps = (options.warmup_steps or options.steps) if round.warmup else options.steps
         self.generator.train()
-        for step in range(steps):
-            with context.autocast():
-                images = self.generator(latents)
-            images = images.float()
-            loss, local, glob = self._loss(images, targets, adversarial=options.adv > 0 and not round.warmup)
-            best.update(loss, images, local, glob)
-            optimizer.zero_grad(set_to_none=True)
-            self.head_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if options.cr:
-                self.head_optimizer.step()
-            context.tick(step + 1, steps)
+        self.adversarial = options.adv > 0 and not round.warmup
+        # A bank that still fills offers more images in each round.
+        step = context.step(self._inner, (self.adversarial, self.bank.place))
+        for done in range(steps):
+            step()
+            context.tick(done + 1, steps)
+        images, local, glob = self.best.tensors
         if options.cr:
-            self.bank.add(best.tensors[1], best.tensors[2])
-        return SyntheticBatch(best.tensors[0].clamp(0, 1), targets)
+            self.bank.add(local, glob)
+        return SyntheticBatch(images.clamp(0, 1), self.targets.clone())
 
-    def _loss(self, images: Tensor, targets: Tensor, *, adversarial: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _inner(self) -> None:
+        with self.context.autocast():
+            images = self.generator(self.latents)
+        images = images.float()
+        loss, local, glob = self._loss(images, self.targets)
+        self.best.update(loss, images, local, glob)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.head_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.options.cr:
+            self.head_optimizer.step()
+
+    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The total, and the instance features of the local and the global views."""
         options, context = self.options, self.context
         transform = context.card.transform
         view = crop_and_flip(images, transform, context.generator)
         seen, glob = self._observe(view)
         loss = options.bn * bn_loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
-        if adversarial:
+        if self.adversarial:
             student = context.student(view)
             adversary = agreement_adversary if options.adv_kind == "agreement" else _all_adversary
             loss = loss + options.adv * adversary(student, seen.logits)

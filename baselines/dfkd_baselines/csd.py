@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dfkd_bench import Distiller, Network, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch, frozen
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import Generator, reset_generator
+from dfkd_bench.blocks.generators import Generator, placed, reset_generator
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.rotation import quarter_turns
 from dfkd_bench.blocks.views import crop_and_flip
@@ -77,7 +77,7 @@ class CustomizedInversion(Synthesizer[CsdOptions]):
     def __init__(self, options: CsdOptions, context: StageContext) -> None:
         super().__init__(options, context)
         with context.seeded():
-            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.generator = placed(Generator(options.latent_dim, context.card.image_shape), context.device)
             head = AuxiliaryHead(context.student.feature_dim, context.card.num_classes, options.normalise_head)
         self.head = head.to(context.device)
         context.ledger.watch(self.generator, "generator")
@@ -86,7 +86,14 @@ class CustomizedInversion(Synthesizer[CsdOptions]):
         self._new_head_optimizer()
 
     def _new_head_optimizer(self) -> None:
-        self.head_optimizer = torch.optim.SGD(self.head.parameters(), self.options.head_lr, 0.9, weight_decay=1e-4)
+        # Fused it is one launch; on a CPU its last digits would be others.
+        self.head_optimizer = torch.optim.SGD(
+            self.head.parameters(),
+            self.options.head_lr,
+            0.9,
+            weight_decay=1e-4,
+            fused=self.context.device.type == "cuda",
+        )
 
     def _reset_head(self, round: Round) -> None:
         # In the warm-up, which is a run of its own in released code, nobody teaches the head: there it may stay.
@@ -176,6 +183,7 @@ class CsdDistiller(Distiller[CsdDistillerOptions]):
     """
 
     Options = CsdDistillerOptions
+    capturable = True
 
     @classmethod
     def requires_with(cls, options: CsdDistillerOptions) -> frozenset[str]:

@@ -9,11 +9,21 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import Round, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    Passes,
+    Projection,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+    Workload,
+)
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
 from dfkd_bench.blocks.image_priors import l2_norm, total_variation
 from dfkd_bench.blocks.kd import js_divergence, released_js
+from dfkd_bench.blocks.restart import restart
 from dfkd_bench.blocks.views import jitter_and_flip
 
 
@@ -62,33 +72,55 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
     Options = DeepInversionOptions
     requires = frozenset({"batchnorm"})
 
+    def __init__(self, options: DeepInversionOptions, context: StageContext) -> None:
+        super().__init__(options, context)
+        shape = (options.batch_size, *context.card.image_shape)
+        self.pixels = context.static("pixels", shape).requires_grad_()
+        self.targets = context.static("targets", shape[:1], torch.int64)
+        self.optimizer = torch.optim.Adam([self.pixels], options.lr, options.betas, fused=True, capturable=True)
+        self.best, self.adversarial = Best(), False
+
+    @classmethod
+    def projection(cls, options: DeepInversionOptions, load: Workload) -> Projection:
+        """Each step is a pass of the teacher, and of the student where it competes."""
+        a_round = options.steps * options.batch_size
+        rounds = load.warmup_rounds + load.main_rounds
+        against = load.main_rounds * a_round if options.adv else 0
+        passes = Passes("teacher", rounds * a_round, rounds * a_round), Passes("student", against, against)
+        return Projection(rounds * options.batch_size, passes)
+
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn, sorted target classes.
 
         During the warm-up, before the student has learned anything, there is no competition.
         """
         options, context = self.options, self.context
-        generator, device = context.generator, context.device
-        mean, std = context.teacher.mean, context.teacher.std
-        shape = (options.batch_size, *context.card.image_shape)
-        pixels = torch.randn(shape, generator=generator, device=device, requires_grad=True)
-        targets = torch.randint(context.card.num_classes, shape[:1], generator=generator, device=device).sort().values
-        optimizer = torch.optim.Adam([pixels], options.lr, options.betas, fused=True)
-        best = Best()
-        for step in range(options.steps):
-            loss = self._loss(pixels, targets, adversarial=options.adv > 0 and not round.warmup)
-            if options.select == "best":
-                best.update(loss, pixels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                pixels.copy_(torch.clamp(pixels, -mean / std, (1 - mean) / std))
-            context.tick(step + 1, options.steps)
-        chosen = best.tensors[0] if options.select == "best" else pixels.detach()
-        return SyntheticBatch((chosen * std + mean).clamp(0, 1), targets)
+        with torch.no_grad():
+            self.pixels.normal_(generator=context.generator)
+        self.targets.random_(context.card.num_classes, generator=context.generator)
+        self.targets.copy_(self.targets.sort().values)
+        restart(self.optimizer)
+        self.best.restart()
+        self.adversarial = options.adv > 0 and not round.warmup
+        step = context.step(self._inner, self.adversarial)
+        for done in range(options.steps):
+            step()
+            context.tick(done + 1, options.steps)
+        chosen = self.best.tensors[0] if options.select == "best" else self.pixels.detach()
+        return SyntheticBatch((chosen * context.teacher.std + context.teacher.mean).clamp(0, 1), self.targets.clone())
 
-    def _loss(self, pixels: Tensor, targets: Tensor, *, adversarial: bool) -> Tensor:
+    def _inner(self) -> None:
+        mean, std = self.context.teacher.mean, self.context.teacher.std
+        loss = self._loss(self.pixels, self.targets)
+        if self.options.select == "best":
+            self.best.update(loss, self.pixels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            self.pixels.copy_(torch.clamp(self.pixels, -mean / std, (1 - mean) / std))
+
+    def _loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         options, context = self.options, self.context
         shift = int(context.card.image_shape[1] * options.jitter)
         moved = jitter_and_flip(pixels, shift, context.card.transform.flip, context.generator)
@@ -102,7 +134,7 @@ class DeepInversion(Synthesizer[DeepInversionOptions]):
             loss = loss + options.tv * total_variation(pixels, options.tv_kind)
         if options.l2:
             loss = loss + options.l2 * l2_norm(pixels)
-        if adversarial:
+        if self.adversarial:
             student = context.student.observe(images, batchnorm=options.student_bn > 0)
             divergence = released_js if options.js == "released" else js_divergence
             loss = loss - options.adv * divergence(student.logits, seen.logits)

@@ -11,11 +11,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    Passes,
+    Projection,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+    Workload,
+    flops_per_image,
+)
 from dfkd_bench.blocks.batchnorm import BnAverage
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import Generator
+from dfkd_bench.blocks.generators import Generator, placed
 from dfkd_bench.blocks.kd import agreement_adversary
+from dfkd_bench.blocks.restart import restart
 from dfkd_bench.blocks.views import crop_and_flip
 
 
@@ -62,61 +73,96 @@ class FastInversion(Synthesizer[FastOptions]):
     Options = FastOptions
     requires = frozenset({"batchnorm"})
 
+    @classmethod
+    def projection(cls, options: FastOptions, load: Workload) -> Projection:
+        """Each inner step is a pass of generator and teacher, and of the student where there is an adversary."""
+        rounds, a_round = load.warmup_rounds + load.main_rounds, options.steps * options.batch_size
+        against = load.main_rounds if options.adv_from is None else max(rounds - options.adv_from, 0)
+        against = against * a_round if options.adv else 0
+        shape = load.card.image_shape
+        return Projection(
+            rounds * options.batch_size,
+            (
+                Passes("teacher", rounds * a_round, rounds * a_round),
+                Passes("student", against, against),
+                Passes(
+                    "generator",
+                    rounds * a_round,
+                    rounds * a_round,
+                    trained=True,
+                    flops=lambda: flops_per_image(
+                        lambda: Generator(options.latent_dim, shape), (1, options.latent_dim)
+                    ),
+                ),
+            ),
+        )
+
     def __init__(self, options: FastOptions, context: StageContext) -> None:
         super().__init__(options, context)
         with context.seeded():
-            self.meta = Generator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.meta = placed(Generator(options.latent_dim, context.card.image_shape), context.device)
         self.inner = copy.deepcopy(self.meta) if options.meta != "none" else self.meta
         context.ledger.watch(self.inner, "generator")
         # Times k: the released scripts' outer learning rate.
         self.meta_optimizer = torch.optim.Adam(
             self.meta.parameters(), options.lr * options.steps, (0.5, 0.999), fused=True
         )
-        self.average = BnAverage(options.bn_momentum)
+        self.latents = context.static("latents", (options.batch_size, options.latent_dim)).requires_grad_()
+        self.targets = context.static("targets", (options.batch_size,), torch.int64)
+        self.inner_optimizer = torch.optim.Adam(
+            [
+                {"params": list(self.inner.parameters()), "lr": options.lr},
+                {"params": [self.latents], "lr": options.latent_lr},
+            ],
+            betas=(0.5, 0.999),
+            fused=True,
+            capturable=True,
+        )
+        self.average, self.best = BnAverage(options.bn_momentum), Best()
+        self.adversarial = False
         self.main_rounds = 0
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` images with uniformly drawn target classes; the iterate with the lowest loss."""
         options, context = self.options, self.context
-        shape = (options.batch_size, options.latent_dim)
-        latents = torch.randn(shape, generator=context.generator, device=context.device, requires_grad=True)
-        targets = torch.randint(context.card.num_classes, shape[:1], generator=context.generator, device=context.device)
+        with torch.no_grad():
+            self.latents.normal_(generator=context.generator)
+        self.targets.random_(context.card.num_classes, generator=context.generator)
         self._reset_once(round)
         if self.inner is not self.meta:
             self.inner.load_state_dict(self.meta.state_dict())
-        inner = torch.optim.Adam(
-            [
-                {"params": list(self.inner.parameters()), "lr": options.lr},
-                {"params": [latents], "lr": options.latent_lr},
-            ],
-            betas=(0.5, 0.999),
-            fused=True,
-        )
-        self.meta_optimizer.zero_grad(set_to_none=True)
-        best = Best()
+        if options.meta == "fomaml":
+            zero_gradients(self.meta)
+        restart(self.inner_optimizer)
+        self.best.restart()
         self.inner.train()
+        late = not round.warmup if options.adv_from is None else round.index >= options.adv_from
+        self.adversarial = options.adv > 0 and late
+        step = context.step(self._inner, (self.adversarial, self.average.known))
         for _ in range(options.steps):
-            with context.autocast():
-                images = self.inner(latents)
-            images = images.float()
-            loss = self._loss(images, targets, round)
-            best.update(loss, images)
-            inner.zero_grad(set_to_none=True)
-            loss.backward()
-            if options.meta == "fomaml":
-                add_gradients(self.meta, self.inner)
-            inner.step()
+            step()
         self._meta_step()
         self.average.update()
-        return SyntheticBatch(best.tensors[0].clamp(0, 1), targets)
+        return SyntheticBatch(self.best.tensors[0].clamp(0, 1), self.targets.clone())
 
-    def _loss(self, images: Tensor, targets: Tensor, round: Round) -> Tensor:
+    def _inner(self) -> None:
+        with self.context.autocast():
+            images = self.inner(self.latents)
+        images = images.float()
+        loss = self._loss(images, self.targets)
+        self.best.update(loss, images)
+        self.inner_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.options.meta == "fomaml":
+            add_gradients(self.meta, self.inner)
+        self.inner_optimizer.step()
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         options, context = self.options, self.context
         view = crop_and_flip(images, context.card.transform, context.generator)
         seen = context.teacher.observe(view, batchnorm=True)
         loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
-        adversarial = not round.warmup if options.adv_from is None else round.index >= options.adv_from
-        if options.adv and adversarial:
+        if self.adversarial:
             loss = loss + options.adv * agreement_adversary(context.student(view), seen.logits)
         return loss
 
@@ -153,8 +199,13 @@ class FastInversion(Synthesizer[FastOptions]):
         self.main_rounds = state["main_rounds"]
 
 
+def zero_gradients(outer: nn.Module) -> None:
+    """Gradients of zero, in the places of earlier ones if there are any."""
+    for parameter in outer.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+
+
 def add_gradients(outer: nn.Module, inner: nn.Module) -> None:
     """Add the inner weights' gradients to the outer ones': first-order MAML summed over all inner steps."""
-    for to, by in zip(outer.parameters(), inner.parameters(), strict=True):
-        if by.grad is not None:
-            to.grad = by.grad.clone() if to.grad is None else to.grad + by.grad
+    sums, more = ([each.grad for each in module.parameters() if each.grad is not None] for module in (outer, inner))
+    torch._foreach_add_(sums, more)

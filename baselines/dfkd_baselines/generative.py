@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dfkd_bench import Distiller, Network, Observation, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
-from dfkd_bench.blocks.generators import Generator
+from dfkd_bench.blocks.generators import Generator, placed
 from dfkd_bench.blocks.kd import kl_divergence
 
 
@@ -81,21 +81,28 @@ class Generative(Synthesizer[GenerativeOptions]):
         super().__init__(options, context)
         with context.seeded():
             generator = Generator(options.latent_dim, context.card.image_shape, options.width)
-        self.generator = generator.to(context.device)
+        self.generator = placed(generator, context.device)
         context.ledger.watch(self.generator, "generator")
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), options.lr, (0.5, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), options.lr, (0.5, 0.999), fused=True, capturable=True
+        )
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`steps` generator steps; the last images, which nobody keeps."""
         self.generator.train()
+        step = self.context.step(self._inner)
         for _ in range(self.options.steps):
-            images = self._make(self.options.batch_size)
-            seen = self.context.teacher.observe(images, batchnorm=self.options.bn > 0)
-            loss = self._loss(images, seen)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
-        return SyntheticBatch(images.detach(), seen.logits.detach().argmax(dim=1))
+            images, targets = step()
+        return SyntheticBatch(images.clone(), targets.clone())
+
+    def _inner(self) -> tuple[Tensor, Tensor]:
+        images = self._make(self.options.batch_size)
+        seen = self.context.teacher.observe(images, batchnorm=self.options.bn > 0)
+        loss = self._loss(images, seen)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return images.detach(), seen.logits.detach().argmax(dim=1)
 
     def _make(self, count: int) -> Tensor:
         shape, device = (count, self.options.latent_dim), self.context.device
@@ -147,6 +154,8 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 class L1Distiller(Distiller[StageOptions]):
     """DFAD's student loss: mean |s - t|."""
+
+    capturable = True
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """`l1`."""

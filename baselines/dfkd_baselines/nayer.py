@@ -25,10 +25,12 @@ from dfkd_bench import (
 )
 from dfkd_bench.blocks.batchnorm import BnAverage
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import doubling_layers, quarter
+from dfkd_bench.blocks.generators import doubling_layers, placed, quarter
 from dfkd_bench.blocks.kd import agreement_adversary
+from dfkd_bench.blocks.restart import restart
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.errors import first_line
+from dfkd_bench.foreign import own_path, read_tensors
 from dfkd_bench.method import Prior
 
 
@@ -157,63 +159,77 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
     def __init__(self, options: NayerOptions, context: StageContext) -> None:
         super().__init__(options, context)
         self.embeddings = label_embeddings(options, context).to(context.device)
-        self.average = BnAverage(options.bn_momentum)
+        self.average, self.best = BnAverage(options.bn_momentum), Best()
+        self.adversarial, self.training = False, False
         self.main_rounds = 0
-        self._replace_generator()
+        self.generator = placed(self._new_generator(), context.device)
+        context.ledger.watch(self.generator, "generator")
+        self.targets = context.static("targets", (options.batch_size,), torch.int64)
+        self.inputs = context.static("inputs", (options.batch_size, self.embeddings.shape[1]))
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), options.lr, (0.5, 0.999), fused=True, capturable=True
+        )
 
-    def _replace_generator(self) -> None:
+    def _new_generator(self) -> NoisyGenerator:
         options, card = self.options, self.context.card
         rows = {"class-sweep": card.num_classes, "image": 1, "shared": options.batch_size}[options.grouping]
         layers = -(-options.batch_size // rows)
         with self.context.seeded():
-            generator = NoisyGenerator(self.embeddings.shape[1], options.noisy_dim, layers, rows, card.image_shape)
-        self.generator = generator.to(self.context.device)
-        self.context.ledger.watch(self.generator, "generator")
+            return NoisyGenerator(self.embeddings.shape[1], options.noisy_dim, layers, rows, card.image_shape)
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`loops` batches, each from freshly drawn noisy layers."""
         since = round.index if round.warmup else self.main_rounds
         if since % self.options.life == 0:
-            self._replace_generator()
+            self.generator.load_state_dict(self._new_generator().state_dict())
         self.main_rounds += not round.warmup
         loops = self.options.warmup_loops if round.warmup else self.options.loops
         batches = []
+        self.adversarial = self.options.adv > 0 and not round.warmup
         for loop in range(loops):
-            training = self.options.student_training and loop > 0
-            batches.append(self._one_batch(adversarial=not round.warmup, training=training))
+            self.training = self.options.student_training and loop > 0
+            batches.append(self._one_batch())
             self.context.tick(loop + 1, loops)
         images, targets = zip(*batches, strict=True)
         return SyntheticBatch(torch.cat(images), torch.cat(targets))
 
-    def _student(self, images: Tensor, *, training: bool) -> Tensor:
-        if not training:
+    def _student(self, images: Tensor) -> Tensor:
+        if not self.training:
             return self.context.student(images)  # type: ignore[no-any-return]
         with training_mode(self.context.student), self.context.seeded():
             return self.context.student(images)  # type: ignore[no-any-return]
 
-    def _one_batch(self, *, adversarial: bool, training: bool = False) -> tuple[Tensor, Tensor]:
+    def _one_batch(self) -> tuple[Tensor, Tensor]:
         options, context = self.options, self.context
         self.generator.draw(options.noisy_std, context.generator)
-        targets = target_layout(options.batch_size, context.card.num_classes, context.generator, context.device)
-        embeddings = self.embeddings[targets]
-        optimizer = torch.optim.Adam(self.generator.parameters(), options.lr, (0.5, 0.999), fused=True)
-        best = Best()
+        layout = target_layout(options.batch_size, context.card.num_classes, context.generator, context.device)
+        self.targets.copy_(layout)
+        self.inputs.copy_(self.embeddings[layout])
+        restart(self.optimizer)
+        self.best.restart()
         self.generator.train()
+        # A student in training mode takes a seed from the device at each look: no step to capture.
+        key = (self.adversarial, self.average.known)
+        step = self._inner if self.training else context.step(self._inner, key)
         for _ in range(options.steps):
-            with context.autocast():
-                images = self.generator(embeddings)
-            images = images.float()
-            view = crop_and_flip(images, context.card.transform, context.generator)
-            seen = context.teacher.observe(view, batchnorm=True)
-            loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, targets)
-            if adversarial and options.adv:
-                loss = loss + options.adv * agreement_adversary(self._student(view, training=training), seen.logits)
-            best.update(loss, images)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step()
         self.average.update()
-        return best.tensors[0].clamp(0, 1), targets
+        return self.best.tensors[0].clamp(0, 1), layout
+
+    def _inner(self) -> None:
+        options, context = self.options, self.context
+        with context.autocast():
+            images = self.generator(self.inputs)
+        images = images.float()
+        view = crop_and_flip(images, context.card.transform, context.generator)
+        seen = context.teacher.observe(view, batchnorm=True)
+        loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, self.targets)
+        if self.adversarial:
+            loss = loss + options.adv * agreement_adversary(self._student(view), seen.logits)
+        self.best.update(loss, images)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, embeddings, the statistics' average and the count of rounds."""
@@ -256,15 +272,12 @@ def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
 
 
 def _from_file(options: NayerOptions) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if options.embedding_file is None:
         raise DfkdError("embedding=file needs a file: give it with --set synthesizer.embedding_file=PATH")
     try:
-        return load_file(options.embedding_file)["embeddings"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise DfkdError(f"{options.embedding_file} is no safetensors file with 'embeddings' ({error})") from error
+        return read_tensors(own_path(str(options.embedding_file)), ["embeddings"])[0]["embeddings"]
+    except FileNotFoundError as error:
+        raise DfkdError(f"there is no file {options.embedding_file} with label embeddings: fix the path") from error
 
 
 def _from_clip(options: NayerOptions, card: DatasetCard) -> Tensor:

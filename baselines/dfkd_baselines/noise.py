@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
+from dfkd_bench import (
+    Passes,
+    Projection,
+    Round,
+    StageContext,
+    StageOptions,
+    Synthesizer,
+    SyntheticBatch,
+    Workload,
+    flops_per_image,
+)
 from dfkd_bench.blocks.generators import Generator, reset_generator
 
 
@@ -19,6 +29,12 @@ class Noise(Synthesizer[NoiseOptions]):
     """Gaussian noise with the dataset's mean and standard deviation, in [0, 1]; the target is the teacher's guess."""
 
     Options = NoiseOptions
+
+    @classmethod
+    def projection(cls, options: NoiseOptions, load: Workload) -> Projection:
+        """The teacher names the class of each image."""
+        images = (load.warmup_rounds + load.main_rounds) * options.batch_size
+        return Projection(images, (Passes("teacher", images),))
 
     def synthesize(self, round: Round) -> SyntheticBatch:
         """`batch_size` noise images."""
@@ -47,6 +63,16 @@ class UntrainedGenerator(Synthesizer[UntrainedGeneratorOptions]):
     """
 
     Options = UntrainedGeneratorOptions
+
+    @classmethod
+    def projection(cls, options: UntrainedGeneratorOptions, load: Workload) -> Projection:
+        """The generator makes each image, the teacher names its class."""
+        images, latent_dim = (load.warmup_rounds + load.main_rounds) * options.batch_size, options.latent_dim
+        shape = load.card.image_shape
+        made = Passes(
+            "generator", images, flops=lambda: flops_per_image(lambda: Generator(latent_dim, shape), (1, latent_dim))
+        )
+        return Projection(images, (made, Passes("teacher", images)))
 
     def __init__(self, options: UntrainedGeneratorOptions, context: StageContext) -> None:
         super().__init__(options, context)

@@ -157,16 +157,25 @@ class BnAverage:
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
-        # Of all layers, one's channels after the other's.
+        # Of all layers, one's channels after the other's. Both stay in their places, where a captured step has them.
         self._average: tuple[Tensor, Tensor] | None = None
         self._last: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an average, so that the loss is another."""
+        return self._average is not None
 
     def loss(self, layers: Layers) -> Tensor:
         """The loss of one forward pass."""
         rho = self.momentum
         norms, inputs = zip(*layers, strict=True)
         mean, variance = _statistics(*inputs)
-        self._last = (mean.detach(), variance.detach())
+        now = mean.detach(), variance.detach()
+        if self._last is None:
+            self._last = torch.empty_like(now[0]), torch.empty_like(now[1])
+        for kept, new in zip(self._last, now, strict=True):
+            kept.copy_(new)
         if self._average is not None:
             old_mean, old_variance = self._average
             mean, variance = (1 - rho) * mean + rho * old_mean, (1 - rho) * variance + rho * old_variance
@@ -175,11 +184,13 @@ class BnAverage:
     def update(self) -> None:
         """A round has ended."""
         rho = self.momentum
-        if self._average is None or self._last is None:
-            self._average = self._last
+        if self._last is None:
+            return
+        if self._average is None:
+            self._average = self._last[0].clone(), self._last[1].clone()
         else:
-            mean, variance = (rho * old + (1 - rho) * new for old, new in zip(self._average, self._last, strict=True))
-            self._average = mean, variance
+            for old, new in zip(self._average, self._last, strict=True):
+                old.copy_(rho * old + (1 - rho) * new)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
@@ -187,6 +198,6 @@ class BnAverage:
         return {"means": means, "variances": variances}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         known = state["means"] is not None
-        self._average = (state["means"].to(device), state["variances"].to(device)) if known else None
+        self._average = tuple(state[name].to(device, copy=True) for name in ("means", "variances")) if known else None

@@ -61,6 +61,11 @@ class InstanceBank:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """How many images it has and where: where both are the same, so is what `sample` asks of a device."""
+        return self._count, self._room.data_ptr()
+
     def add(self, local: Tensor, glob: Tensor) -> None:
         """Keep the features [N, d] of both views of a batch; past the capacity the oldest go."""
         rows = torch.stack((local, glob), dim=1).detach()[-self.capacity :]
@@ -88,12 +93,12 @@ class InstanceBank:
         return rows[:, 0], rows[:, 1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         # On the CPU: a second bank need not fit on the device.
         return {"rows": self._room[: self._count].to("cpu", copy=True), "next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._room = state["rows"].to(self._room.device, copy=True)
         self._count = len(self._room)
         self._next = state["next"]

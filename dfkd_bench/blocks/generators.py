@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Generator", "doubling_layers", "quarter", "reset_generator"]
+__all__ = ["Generator", "doubling_layers", "placed", "quarter", "reset_generator"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class Generator(nn.Module):
@@ -34,6 +37,13 @@ class Generator(nn.Module):
         """Images in [0, 1]."""
         images: Tensor = self.conv_blocks(self.l1(latent).view(len(latent), *self._start))
         return images[..., : self._height, : self._width]
+
+
+def placed(generator: ModuleT, device: torch.device) -> ModuleT:
+    """Itself on `device`; on a GPU channels-last, in which convolutions are fastest there."""
+    generator.to(device)
+    # On a CPU its last digits would be others.
+    return generator.to(memory_format=torch.channels_last) if device.type == "cuda" else generator
 
 
 def quarter(first: int, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

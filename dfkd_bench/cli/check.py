@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfkd_bench.cli.console import say, styled
-from dfkd_bench.cli.options import examples
+from dfkd_bench.cli.options import DeviceChoice, examples
 
 if TYPE_CHECKING:
     from dfkd_bench.contract import Finding
@@ -44,6 +44,9 @@ def check(
         ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the networks.")] = Precision.fp32,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to play; auto: a GPU if there is one.")] = (
+        DeviceChoice.cpu
+    ),
 ) -> None:
     """Check stages against the contract on tiny networks: pass, fail or skipped, with the reason.
 
@@ -62,7 +65,7 @@ def check(
         options.setdefault(override.part, {})[override.option] = override.value
     found: list[Finding] = []
     for name in names:
-        for finding in check_name(name, options=options, precision=precision.value, pair=pair):
+        for finding in check_name(name, options=options, precision=precision.value, pair=pair, device=device.value):
             _print(finding, found[-1] if found else None)
             found.append(finding)
     counts = {verdict: sum(finding.verdict == verdict for finding in found) for verdict in _COLORS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dfkd_bench.spec import RunSpec
     from dfkd_bench.workbench import Workbench
 
-__all__ = ["left", "planned"]
+__all__ = ["left", "planned", "projected"]
 
 
 def planned(
@@ -82,4 +82,15 @@ def left(bench: Workbench, todo: Sequence[RunSpec]) -> str:
 
     here = describe(bench.execution, bench.registry, computing=False)
     known = bench.results.records(lambda error: None)
-    return "left: " + estimate(todo, known, here.hardware, here.precision).sentence()
+    return "left: " + estimate(todo, known, here).sentence()
+
+
+def projected(bench: Workbench, runs: Sequence[Planned]) -> Iterator[str]:
+    """What runs will compute, a line for each setting: seeds share it."""
+    from dfkd_bench.planning.projection import project, sentence
+
+    for run in {run.spec.settings: run for run in runs}.values():
+        spec = run.spec
+        yield f"projected: {run.label} {spec.pair} {spec.dataset}, each seed: " + sentence(
+            project(spec, bench.card(spec.dataset), bench.registry)
+        )

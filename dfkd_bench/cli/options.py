@@ -16,6 +16,7 @@ _MOST_JOBS = 1024
 __all__ = [
     "Address",
     "CheckpointSeconds",
+    "Compile",
     "CpusPerRun",
     "DataRoot",
     "Dataset",
@@ -25,6 +26,7 @@ __all__ = [
     "Engine",
     "EngineChoice",
     "GpusPerRun",
+    "Graphs",
     "Jobs",
     "Precision",
     "PrecisionChoice",
@@ -109,6 +111,20 @@ Deterministic = Annotated[
     typer.Option(
         "--deterministic",
         help="On a GPU, ask for deterministic kernels where there are some; slower, and some results still vary.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Run teacher and student through torch.compile where nobody looks into a pass; takes minutes to begin.",
+    ),
+]
+Graphs = Annotated[
+    bool,
+    typer.Option(
+        "--graphs",
+        help="On a GPU, replay steps as CUDA graphs. Not yet tried on one: compare its results with those without.",
     ),
 ]
 DataRoot = Annotated[

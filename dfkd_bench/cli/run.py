@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from dfkd_bench.cli.console import complain, say
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
+    Compile,
     CpusPerRun,
     DataRoot,
     Deterministic,
@@ -21,6 +22,7 @@ from dfkd_bench.cli.options import (
     Engine,
     EngineChoice,
     GpusPerRun,
+    Graphs,
     Jobs,
     Precision,
     PrecisionChoice,
@@ -95,6 +97,8 @@ def run(
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
     deterministic: Deterministic = False,
+    compile_: Compile = False,
+    graphs: Graphs = False,
     retry: Retry = None,
     rerun: Rerun = None,
     engine: Engine = EngineChoice.local,
@@ -110,13 +114,15 @@ def run(
     keep_bank: Annotated[
         bool, typer.Option("--keep-bank", help="Keep the final images and the student, for export and measure.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and what they will compute, and exit.")
+    ] = False,
 ) -> None:
     """Distill students without data, and compare the methods.
 
     Every method runs on every pair with every seed; runs that the results folder already holds are not repeated.
     """
-    from dfkd_bench.cli.chosen_runs import left, planned
+    from dfkd_bench.cli.chosen_runs import planned
     from dfkd_bench.results.again import Again
 
     asked = {
@@ -145,6 +151,8 @@ def run(
             precision=precision.value,
             here=engine is not EngineChoice.ray,
             deterministic=deterministic,
+            compile=compile_,
+            graphs=graphs,
         )
         grid = _study(bench, study, grid)
         runs = planned(bench, grid, only or [], asked, keep_teacher=not dry_run)
@@ -158,14 +166,10 @@ def run(
     if stale:
         say(_stale_sentence(stale))
     if dry_run:
-        if todo:
-            say(left(bench, todo))
-        for error in odd:
-            complain(error)
-        if odd:
-            raise typer.Exit(2)
+        _end_dry_run(bench, runs, todo, odd)
         return
     from dfkd_bench.cli import display
+    from dfkd_bench.cli.study import write_study
     from dfkd_bench.cli.tables import (  # slow to import, and not needed before
         print_comparison,
         report_damage,
@@ -204,9 +208,25 @@ def run(
         marked = f" ({len(stale)} of them stale)" if stale else ""
         what = f"{found} found{marked}, {run_now} run; records and pictures in {results}/"
         say(f"{what}, table in {results}/leaderboard.csv")
+        if study is not None and grid is not None and any(record.accuracy is not None for record in records):
+            write_study(study, grid, runs, records, results)
     for sentence in _doubtful_teachers(bench, records):
         complain(sentence)
     _end(done)
+
+
+def _end_dry_run(bench: Workbench, runs: Sequence[Planned], todo: Sequence[RunSpec], odd: Sequence[DfkdError]) -> None:
+    """What is left, what it computes, and exit status 2 if a record cannot be read."""
+    from dfkd_bench.cli.chosen_runs import left, projected
+
+    if todo:
+        say(left(bench, todo))
+    for line in projected(bench, runs):
+        say(line)
+    for error in odd:
+        complain(error)
+    if odd:
+        raise typer.Exit(2)
 
 
 def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | None:
@@ -269,10 +289,11 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
     """Device and precision of the runs."""
     from dfkd_bench.environment import describe
 
+    compiled = ", compiled" if bench.execution.compile else ""
     if engine is EngineChoice.ray:
-        return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
+        return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked) + compiled
     where = describe(bench.execution, bench.registry, computing=False)
-    return f"{where.device} ({where.hardware}), {where.precision}"
+    return f"{where.device} ({where.hardware}), {where.precision}{compiled}"
 
 
 # From so many epochs of a teacher's training on, the user is warned.

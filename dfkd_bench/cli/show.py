@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from dfkd_bench.cli.console import Column, say, styled, table
 from dfkd_bench.cli.options import examples
 
 if TYPE_CHECKING:
-    from dfkd_bench.spec import RunSpec
+    from dfkd_bench.planning.description import Part
 
 EXAMPLES = examples("dfkd-bench show dda", "dfkd-bench show fast --preset paper --pair resnet34:resnet18")
 
@@ -25,61 +25,29 @@ def show(
     pair: Annotated[str, typer.Option(help="The pair for which presets are read.")] = "wrn40_2:wrn16_1",
 ) -> None:
     """Show every option of a method with its values and meaning. Set one with run --set STAGE.OPTION=VALUE."""
-    from dfkd_bench.card import TeacherRecipe
-    from dfkd_bench.datasets.access import open_dataset
-    from dfkd_bench.hooks.registry import STAGE_KINDS, default_registry
-    from dfkd_bench.method import Schedule
-    from dfkd_bench.models.build import check_model
-    from dfkd_bench.planning.requests import Request, resolve
-    from dfkd_bench.spec import Pair, TeacherRef
+    from dfkd_bench.hooks.registry import default_registry
+    from dfkd_bench.planning.description import describe
 
     registry = default_registry()
     recipe = registry.load("method", method)
-    dataset = open_dataset(dataset, registry).card.name
-    presets = [preset] if preset else recipe.preset_names()
-    parsed, teacher = Pair.parse(pair), TeacherRef(recipe=TeacherRecipe())
-    for network in (parsed.teacher, parsed.student):
-        check_model(network, registry)
-    specs = {
-        name: resolve(recipe, Request([method], [parsed], dataset, teacher, preset=name), parsed, 0, registry)
-        for name in presets
-    }
+    parts = describe(recipe, registry, dataset=dataset, pair=pair, presets=[preset] if preset else None)
     paper = f" (arXiv {recipe.paper})" if recipe.paper else ""
     styled((recipe.name, "bold"), f": {recipe.summary}{paper}")
     if recipe.note is not None:
         say(recipe.note)
-    for kind in STAGE_KINDS:
-        for name, shared in _by_stage(specs, kind).items():
-            stage = registry.load(kind, name)
-            prior = f", prior: {stage.prior}" if stage.prior != "none" else ""
-            where = "" if len(shared) == len(specs) else f" (preset {', '.join(shared)})"
-            _print_options(
-                f"{kind} '{name}'{where}{prior}",
-                kind,
-                stage.Options,
-                {p: dict(stage.Options.model_validate(getattr(specs[p], kind).options)) for p in shared},
-            )
-    _print_options("schedule", "schedule", Schedule, {name: dict(spec.schedule) for name, spec in specs.items()})
+    for part in parts:
+        _print_part(part)
 
 
-def _by_stage(specs: dict[str, RunSpec], kind: str) -> dict[str, list[str]]:
-    chosen: dict[str, list[str]] = {}
-    for preset, spec in specs.items():
-        chosen.setdefault(getattr(spec, kind).name, []).append(preset)
-    return chosen
-
-
-def _print_options(title: str, part: str, model: Any, values: dict[str, dict[str, Any]]) -> None:
+def _print_part(part: Part) -> None:
+    title = part.kind if part.name is None else f"{part.kind} '{part.name}'"
+    if not part.everywhere:
+        title += f" (preset {', '.join(part.presets)})"
+    if part.stage is not None and part.stage.prior != "none":
+        title += f", prior: {part.stage.prior}"
     say()
-    if not model.model_fields:
+    if not part.options:
         say(f"{title}: no options")
         return
-    rows = []
-    for name, info in model.model_fields.items():
-        default = "(required)" if info.is_required() else _text(info.default)
-        rows.append((f"{part}.{name}", default, *(_text(one[name]) for one in values.values()), info.description or ""))
-    table(title, (Column("Option", no_wrap=True), "Default", *values, "Meaning"), rows)
-
-
-def _text(value: Any) -> str:
-    return "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
+    rows = [(f"{part.kind}.{row.name}", row.default, *row.values, row.meaning) for row in part.options]
+    table(title, (Column("Option", no_wrap=True), "Default", *part.presets, "Meaning"), rows)

@@ -20,6 +20,7 @@ from dfkd_bench.contract.breach import RUNS
 from dfkd_bench.contract.checks import check_subject, checks_of
 from dfkd_bench.contract.subject import Finding, Subject, Verdict, pair_lacks
 from dfkd_bench.contract.world import Build, World
+from dfkd_bench.environment import DeviceName, execution
 from dfkd_bench.errors import DfkdError, unknown_name
 from dfkd_bench.hooks.registry import STAGE_KINDS, Registry, StageKind, default_registry
 from dfkd_bench.method import Method, StageChoice
@@ -41,6 +42,7 @@ def check_stage(
     precision: PrecisionName = "fp32",
     pair: str | None = None,
     behavior: bool = True,
+    device: DeviceName = "cpu",
     registry: Registry | None = None,
 ) -> Iterator[Finding]:
     """Check a stage class against the contract.
@@ -55,10 +57,12 @@ def check_stage(
         pair: networks of your own, TEACHER:STUDENT by name, with fresh weights; None: two tiny ones. Only the checks
             that depend on the networks are made on a pair.
         behavior: make the checks of behavior, too: does the student learn, do weights pull the right way.
+        device: where it is played, `cpu`, `cuda` or `auto`. On a GPU what is to be the same twice may differ by
+            rounding, and an option that has no effect may seem to have one.
         registry: where the pair's networks come from; by default all that is installed.
 
     Raises:
-        DfkdError: it is no stage, its options are none, there are no settings to try, or there is no such network.
+        DfkdError: it is no stage, its options are none, nothing to try, or there is no such network or device.
     """
     if not issubclass(stage, tuple(BASES.values())):
         raise DfkdError(f"{stage.__name__} is no Synthesizer, Augmenter, Filter or Distiller")
@@ -72,6 +76,7 @@ def check_stage(
     if not given:
         raise DfkdError(f"'{name}' cannot be tried with its defaults: give options that it takes")
     bodies = None if pair is None else _bodies(pair, registry or default_registry())
+    where = execution(device).device
     half = torch.bfloat16 if precision == "bf16" else torch.float32
     if bodies is not None:
         lacking = [pair_lacks(stage, options, bodies) for options in given]
@@ -79,7 +84,7 @@ def check_stage(
         if not served:
             return iter([Finding(name, RUNS, "skipped", f"it {lacking[0]}, which {pair} lacks")])
         given = served
-    return check_subject(Subject(name, stage, tuple(given), half, bodies, behavior))
+    return check_subject(Subject(name, stage, tuple(given), half, bodies, behavior, where))
 
 
 def _bodies(pair: str, registry: Registry) -> tuple[Build, Build]:
@@ -119,6 +124,7 @@ def check_name(
     precision: PrecisionName = "fp32",
     pair: str | None = None,
     behavior: bool = True,
+    device: DeviceName = "cpu",
 ) -> Iterator[Finding]:
     """Everything registered under a name: a stage of any kind with the settings of all recipes, a method's stages.
 
@@ -129,10 +135,12 @@ def check_name(
         precision: of the networks.
         pair: networks of your own, as for `check_stage`.
         behavior: make the checks of behavior, too.
+        device: where they are played, as for `check_stage`.
 
     Raises:
-        DfkdError: there is no such name, no such stage to set, no such network, or an option is refused.
+        DfkdError: there is no such name, device, network or stage to set, or an option is refused.
     """
+    execution(device)
     registry = registry or default_registry()
     kinds = [kind for kind in STAGE_KINDS if name in registry.provided(kind)]
     methods = registry.provided("method")
@@ -147,9 +155,8 @@ def check_name(
     for kind in options or {}:
         if kind not in there:
             raise unknown_name("stage in --set", kind, there)
-    return _check_all(
-        list(dict.fromkeys(todo)), registry, options or {}, precision=precision, pair=pair, behavior=behavior
-    )
+    on = {"precision": precision, "pair": pair, "behavior": behavior, "device": device}
+    return _check_all(list(dict.fromkeys(todo)), registry, options or {}, **on)
 
 
 def _check_all(

@@ -14,6 +14,7 @@ from dfkd_bench.contract.form import FORM
 from dfkd_bench.contract.learning import LEARNING
 from dfkd_bench.contract.subject import Finding, Subject
 from dfkd_bench.contract.variants import AUGMENTING, FILTERING
+from dfkd_bench.environment import Execution, arithmetic
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.stages.base import Augmenter, Distiller, Filter, Stage, Synthesizer
 
@@ -63,7 +64,7 @@ def check_subject(subject: Subject) -> Iterator[Finding]:
 def _cannot_begin(subject: Subject, rest: int) -> Finding | None:
     """What is found of a stage that does not come through the plain case; `rest` checks are left then."""
     try:
-        with _one_thread():
+        with _at_work(subject):
             subject.once()
     except DfkdError as error:
         return Finding(subject.name, RUNS, "skipped", f"it cannot be made here: {error}")
@@ -78,7 +79,7 @@ def _cannot_begin(subject: Subject, rest: int) -> Finding | None:
 
 def _finding(subject: Subject, name: str, check: Check) -> Finding:
     try:
-        with _one_thread():
+        with _at_work(subject):
             return Finding(subject.name, name, "pass", check(subject))
     except Skip as skip:
         return Finding(subject.name, name, "skipped", str(skip))
@@ -87,11 +88,12 @@ def _finding(subject: Subject, name: str, check: Check) -> Finding:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _at_work(subject: Subject) -> Iterator[None]:
     # On networks this small threads only wait for each other: 89 s against 8 on a busy machine of two cores.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with arithmetic(Execution(subject.device, subject.precision, deterministic=True)):
+            yield
     finally:
         torch.set_num_threads(before)

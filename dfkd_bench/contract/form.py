@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dfkd_bench.contract.breach import IMAGES, RUNS, UNTOUCHED, Breach, Skip, told
-from dfkd_bench.contract.episode import Episode, same
+from dfkd_bench.contract.episode import Episode, equal, same
 from dfkd_bench.contract.roles import ADVERSARY, options_of
 from dfkd_bench.contract.subject import Subject
 from dfkd_bench.contract.watch import MUCH
@@ -94,7 +94,7 @@ def adversary_is_alive(subject: Subject) -> str:
         if episode.student_passes:
             looks = True
             reaches = reaches or episode.student_gradient > 0 or not issubclass(subject.stage, Synthesizer)
-            changes = changes or not same(episode.trace, subject.play(options, student_seed=77).trace)
+            changes = changes or not equal(episode.trace, subject.play(options, student_seed=77).trace)
         if reaches and changes:
             return ""
     if not looks:
@@ -126,7 +126,7 @@ def _matters(subject: Subject, name: str) -> bool | None:
     for options in (*subject.settings, *_switched(subject, name)):
         for other in subject.others(options, name):
             try:
-                differs = not same(subject.once(options).trace, subject.once(other).trace)
+                differs = not equal(subject.once(options).trace, subject.once(other).trace)
             except (DfkdError, Breach):
                 continue
             if differs:
@@ -163,7 +163,7 @@ def same_seed_same_images(subject: Subject) -> str:
     """What it does depends on its own random stream alone."""
     traces = []
     for unrelated in (1, 2):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[subject.device] if subject.device.type == "cuda" else []):
             torch.manual_seed(unrelated)
             traces.append(subject.play().trace)
     if not same(*traces):

@@ -16,7 +16,7 @@ from dfkd_bench.card import DatasetCard
 from dfkd_bench.contract.alternatives import alternatives, shrunk
 from dfkd_bench.contract.breach import Breach
 from dfkd_bench.contract.episode import Episode, play
-from dfkd_bench.contract.world import Build, World, make_card
+from dfkd_bench.contract.world import CPU, Build, World, make_card
 from dfkd_bench.stages.base import Stage
 from dfkd_bench.stages.network import Precision
 from dfkd_bench.stages.options import StageOptions
@@ -61,6 +61,7 @@ class Subject:
         precision: of the networks.
         pair: what makes the networks' bodies; None: the kit's tiny ones.
         behavior: make the checks of behavior, too.
+        device: where it is played.
         settings: the same, with small counts of steps and images. The first one is used throughout.
     """
 
@@ -70,6 +71,7 @@ class Subject:
     precision: Precision = torch.float32
     pair: tuple[Build, Build] | None = None
     behavior: bool = True
+    device: torch.device = CPU
     settings: tuple[StageOptions, ...] = field(init=False)
     _played: dict[StageOptions, Episode] = field(default_factory=dict, compare=False, repr=False)
 
@@ -104,7 +106,8 @@ class Subject:
         """A world in its precision, with its pair; `more` has further fields."""
         if self.pair is not None:
             more = {"card": _card_of_pairs(), "pair": self.pair, **more}
-        return World(**{"cache": Path(cache), "precision": self.precision, **more})
+        given: dict[str, Any] = {"cache": Path(cache), "precision": self.precision, "device": self.device}
+        return World(**{**given, "attention": "attention" in self.stage.requires, **more})
 
     def every_setting(self) -> Iterator[tuple[StageOptions, Episode]]:
         """Each of the settings with what it does.

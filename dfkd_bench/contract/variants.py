@@ -61,7 +61,7 @@ def _follows(which: str, plain: SyntheticBatch, other: SyntheticBatch, index: in
 def _augmented(subject: Subject, options: StageOptions, world: World, batch: SyntheticBatch) -> SyntheticBatch:
     stage: Augmenter[Any] = make(subject.stage, options, world)  # type: ignore[assignment]
     with frozen(world.student):
-        stage.prepare(world.bank())
+        stage.prepare_fully(world.bank())
         return stage.augment(SyntheticBatch(batch.images.clone(), batch.targets.clone()))
 
 
@@ -140,13 +140,13 @@ def answers_go_with_their_images(subject: Subject) -> str:
 
 
 def _images_reversed(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
-    return augmented.select(torch.arange(len(augmented)).flip(0)), source
+    return augmented.select(torch.arange(len(augmented), device=augmented.targets.device).flip(0)), source
 
 
 def _sources_turned(augmented: SyntheticBatch, source: SyntheticBatch) -> tuple[SyntheticBatch, SyntheticBatch]:
     """The sources in another order, and the images' references to them likewise; no neighbor stays one."""
     assert augmented.source is not None
-    order = (torch.arange(len(source)) * 5) % len(source)
+    order = (torch.arange(len(source), device=source.targets.device) * 5) % len(source)
     place = order.argsort()
     return SyntheticBatch(augmented.images, augmented.targets, place[augmented.source]), source.select(order)
 

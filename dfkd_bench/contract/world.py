@@ -16,7 +16,7 @@ from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
 from dfkd_bench.stages.base import StageContext
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision
-from dfkd_bench.stages.seeds import global_stream, stream, stream_seed
+from dfkd_bench.stages.seeds import global_stream, stream
 
 __all__ = ["BATCH", "CPU", "Build", "World", "make_card"]
 
@@ -56,6 +56,58 @@ class _Body(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.second(self.first(images)).mean(dim=(2, 3)))
         return logits
+
+
+class _Attention(nn.Module):
+    """Self-attention, its parts named as timm names them."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        seen: Tensor = F.scaled_dot_product_attention(query, key, value)
+        mixed: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attn = _Attention(width, 2)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm(tokens))
+        return tokens + self.mlp(tokens)
+
+
+class _Transformer(nn.Module):
+    """Two blocks and a class token; its patches are pixels, so that it takes any size."""
+
+    num_prefix_tokens = 1
+
+    def __init__(self, channels: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(channels, width, 1)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width))
+        self.blocks = nn.Sequential(_Block(width), _Block(width))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch_embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1)
+        logits: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
+        return logits
+
+
+def _tiny_transformer(card: DatasetCard) -> nn.Module:
+    return _Transformer(card.image_shape[0], card.num_classes, 8)
 
 
 def _tiny(width: int) -> Build:
@@ -109,6 +161,8 @@ class World:
         student_seed: of the student's weights.
         precision: of both networks, and the context's.
         pair: what makes the bodies of teacher and student; None: two tiny ones of the kit's.
+        device: where the stage works; everything is made on the CPU first, so that it is the same on each.
+        attention: the kit's teacher is a transformer.
     """
 
     cache: Path
@@ -117,16 +171,19 @@ class World:
     student_seed: int = 12
     precision: Precision = torch.float32
     pair: tuple[Build, Build] | None = None
+    device: torch.device = CPU
+    attention: bool = False
     teacher: Network = field(init=False)
     student: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        teacher, student = self.pair or (_tiny(8), _tiny(6))
+        teacher, student = self.pair or (_tiny_transformer if self.attention else _tiny(8), _tiny(6))
         self.teacher = _network(self.card, teacher, 11, self.precision).requires_grad_(False)
         self.student = _network(self.card, student, self.student_seed, self.precision)
         images = _lesson(self.card)
         _sharpen(self.teacher, images)
         self._instruct(images)
+        self.teacher, self.student = self.teacher.to(self.device), self.student.to(self.device)
 
     @torch.no_grad()
     def _instruct(self, images: Tensor) -> None:
@@ -155,10 +212,10 @@ class World:
             teacher=self.teacher,
             student=self.student,
             card=self.card,
-            device=CPU,
+            device=self.device,
             precision=self.precision,
-            generator=generator or torch.Generator().manual_seed(stream_seed(self.seed, "contract/stage")),
-            ledger=CostLedger(CPU),
+            generator=generator or stream(self.seed, "contract/stage", self.device),
+            ledger=CostLedger(self.device),
             cache=self.cache,
             tick=lambda done, total: None,
             images=images,
@@ -170,7 +227,7 @@ class World:
         draws = stream(0, f"contract/{name}")
         _, height, width = self.card.image_shape
         coarse = torch.rand(count, self.card.image_shape[0], 3, 3, generator=draws)
-        images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+        images = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True).to(self.device)
         with torch.no_grad():
             targets = self.teacher(images).argmax(dim=1)
         targets[::4] = (targets[::4] + 1) % self.card.num_classes
@@ -178,14 +235,14 @@ class World:
 
     def variants(self, source: SyntheticBatch) -> SyntheticBatch:
         """Four of each image, from nearly the same to hardly anything of it left."""
-        index = torch.arange(len(source)).repeat_interleave(4)
-        far = torch.tensor([0.02, 0.2, 0.6, 1.0]).repeat(len(source)).view(-1, 1, 1, 1)
-        noise = torch.rand(len(index), *self.card.image_shape, generator=stream(0, "contract/noise"))
+        index = torch.arange(len(source), device=self.device).repeat_interleave(4)
+        far = torch.tensor([0.02, 0.2, 0.6, 1.0], device=self.device).repeat(len(source)).view(-1, 1, 1, 1)
+        noise = torch.rand(len(index), *self.card.image_shape, generator=stream(0, "contract/noise")).to(self.device)
         return SyntheticBatch(source.images[index] * (1 - far) + far * noise, source.targets[index], index)
 
     def bank(self) -> ImageBank:
         """A bank of two batches."""
-        bank = ImageBank(self.card.image_shape, CPU, stream(0, "contract/order"))
+        bank = ImageBank(self.card.image_shape, self.device, stream(0, "contract/order", self.device))
         for name in ("one", "two"):
             bank.add(self.batch(name))
         return bank

@@ -29,6 +29,8 @@ class WorkerSettings(BaseModel):
     again: Again
     keep_bank: bool = False
     deterministic: bool = False
+    compile: bool = False
+    graphs: bool = False
 
     @classmethod
     def of(
@@ -48,4 +50,6 @@ class WorkerSettings(BaseModel):
             again=again,
             keep_bank=keep_bank,
             deterministic=where.deterministic,
+            compile=where.compile,
+            graphs=where.graphs,
         )

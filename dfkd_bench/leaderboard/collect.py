@@ -27,6 +27,7 @@ class Point(NamedTuple):
     run: Run
     prior: Prior | None
     teacher_accuracy: float | None
+    teacher_source: str | None
     test_images: int | None
     synthesized: int
     augmented: int
@@ -94,7 +95,7 @@ def collect(records: Iterable[Record], root: Path, left_out: list[str] | None = 
             left_out.append(str(error))
             continue
         teacher = record.spec.teacher.sha256 or "" if record.teacher is None else record.teacher.sha256
-        key = (record.spec.settings, record.environment.precision, teacher, record.test_split or "")
+        key = (record.spec.settings, _precision(record.environment), teacher, record.test_split or "")
         if key not in specs or record.spec.seed < specs[key].seed:
             specs[key] = record.spec
         found[key].append(point)
@@ -110,6 +111,11 @@ def collect(records: Iterable[Record], root: Path, left_out: list[str] | None = 
             own = spec if spec.seed == lowest else spec.with_seeds([lowest])[0]
             groups.append(Group(cell, own, key[1], code, once))
     return Collection(groups, left_out, notes)
+
+
+def _precision(environment: Environment) -> str:
+    """What the networks were computed in; a compiler rounds otherwise, and takes other seconds."""
+    return f"{environment.precision} compiled" if environment.compiled else environment.precision
 
 
 def _adopt(found: dict[_Key, list[Point]], specs: dict[_Key, RunSpec]) -> None:
@@ -186,7 +192,8 @@ class _Points:
 
     def __init__(self, root: Path) -> None:
         self._root = f"{root}/"
-        self._environments: dict[tuple[Any, ...], Environment] = {}
+        self._environments: dict[str, Environment] = {}
+        self._known: dict[int, tuple[Environment, Environment]] = {}  # by identity, with what keeps it
 
     def __call__(self, record: Record) -> Point:
         """One record's point.
@@ -194,19 +201,21 @@ class _Points:
         Raises:
             DfkdError: the record says something that cannot be; the sentence names its file.
         """
-        folder = "" if record.folder is None else str(record.folder)
+        folder = str(record.folder or "")
         where = f"{folder}/record.json" if folder else f"the record of run {record.run}"
         accuracy, bank, cost = record.accuracy, record.bank, record.cost
         if (record.status == "finished") != (accuracy is not None):
             raise DfkdError(f"{where}: status {record.status} {'without' if accuracy is None else 'with'} an accuracy")
         if accuracy is not None:
-            _percent(where, last=accuracy.last, oracle_best=accuracy.oracle_best, agreement=accuracy.agreement)
+            _percent(where, "last", accuracy.last)
+            _percent(where, "oracle_best", accuracy.oracle_best)
+            _percent(where, "agreement", accuracy.agreement)
         if record.teacher is not None:
-            _percent(where, teacher=record.teacher.accuracy)
+            _percent(where, "teacher", record.teacher.accuracy)
         if bank.target_agreement is not None:
-            _percent(where, target_agreement=bank.target_agreement)
-        seconds = {phase: _number(where, phase, spent, "seconds") for phase, spent in cost.items()}
-        peaks = [_number(where, phase, spent, "peak_memory") for phase, spent in cost.items()]
+            _percent(where, "target_agreement", bank.target_agreement)
+        spent = {phase: _spent(where, phase, of_phase) for phase, of_phase in cost.items()}
+        seconds = {phase: found[0] for phase, found in spent.items()}
         run = Run(
             run=record.run,
             seed=record.spec.seed,
@@ -229,6 +238,7 @@ class _Points:
             run=run,
             prior=max(record.priors.values(), key=PRIORS.index, default=None),
             teacher_accuracy=None if record.teacher is None else record.teacher.accuracy,
+            teacher_source=None if record.teacher is None else sys.intern(record.teacher.source),
             test_images=_test_images(record),
             synthesized=bank.synthesized,
             augmented=bank.augmented,
@@ -236,36 +246,34 @@ class _Points:
             in_bank=bank.in_bank,
             target_agreement=bank.target_agreement,
             seconds=seconds,
-            flops={phase: _number(where, phase, spent, "flops") for phase, spent in cost.items()},
-            peak_memory=max(peaks, default=None),
+            flops={phase: found[1] for phase, found in spent.items()},
+            peak_memory=max((found[2] for found in spent.values()), default=None),
             environment=self._environment(record.environment),
         )
 
     def _environment(self, found: Environment) -> Environment:
-        key = (
-            found.device,
-            found.hardware,
-            found.precision,
-            found.threads,
-            found.platform,
-            *sorted(found.versions.items()),
-            "",
-            *sorted(_code(found).items()),
-        )
-        return self._environments.setdefault(key, found)
+        # Records that are read one after the other have the very same one.
+        known = self._known.get(id(found))
+        if known is None:
+            known = found, self._environments.setdefault(found.model_dump_json(), found)
+            self._known[id(found)] = known
+        return known[1]
 
 
-def _percent(where: str, **numbers: float) -> None:
-    for name, number in numbers.items():
-        if not 0 <= number <= 100:  # nor NaN
-            raise DfkdError(f"{where}: {name} is {number}, which is no percentage")
+def _percent(where: str, name: str, number: float) -> None:
+    if not 0 <= number <= 100:  # nor NaN
+        raise DfkdError(f"{where}: {name} is {number}, which is no percentage")
 
 
-def _number(where: str, phase: str, spent: dict[str, Any], name: str) -> float:
-    value = spent.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise DfkdError(f"{where}: the phase {phase!r} has {name} {value!r} where a number of at least 0 is wanted")
-    return value
+def _spent(where: str, phase: str, spent: dict[str, Any]) -> list[float]:
+    """Seconds, FLOPs and peak memory."""
+    found = []
+    for name in ("seconds", "flops", "peak_memory"):
+        value: Any = spent.get(name)
+        if type(value) not in {int, float} or not 0 <= value < math.inf:
+            raise DfkdError(f"{where}: the phase {phase!r} has {name} {value!r} where a number of at least 0 is wanted")
+        found.append(value)
+    return found
 
 
 def _test_images(record: Record) -> int | None:

@@ -9,7 +9,7 @@ import unicodedata
 from dfkd_bench.leaderboard.columns import COLUMNS, Value
 from dfkd_bench.leaderboard.model import Table
 
-__all__ = ["csv_text"]
+__all__ = ["csv_field", "csv_text"]
 
 
 def csv_text(table: Table) -> str:
@@ -23,11 +23,12 @@ def csv_text(table: Table) -> str:
     writer.writerow([column.name for column in COLUMNS])
     for cell in table.cells:
         for row in cell.rows:
-            writer.writerow([_field(column.value(cell, row)) for column in COLUMNS])
+            writer.writerow([csv_field(column.value(cell, row)) for column in COLUMNS])
     return out.getvalue()
 
 
-def _field(value: Value) -> Value:
+def csv_field(value: Value) -> Value:
+    """A value as it stands in the file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     # A spreadsheet takes the full-width signs for the usual ones. No text begins with white space.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from dfkd_bench.results.curves import CURVE_FILE, read_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_figures"]
+__all__ = ["drawing", "save", "write_figures"]
 
 #: Colors that the color-blind can tell apart (Okabe and Ito).
 _COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
@@ -44,20 +45,35 @@ def write_figures(table: Table, root: Path, out: Path, report: Callable[[str], N
     Raises:
         DfkdError: matplotlib is not installed, or the folder cannot be written.
     """
+    with drawing(out):
+        return [path for name, figure in _figures(table, root, report) for path in save(figure, out, name)]
+
+
+@contextmanager
+def drawing(out: Path) -> Iterator[None]:
+    """Inside, figures are drawn in our style and `out` can be written.
+
+    Raises:
+        DfkdError: matplotlib is not installed, or the folder cannot be written.
+    """
     try:
         import matplotlib as mpl
     except ImportError as error:
         raise DfkdError("figures need matplotlib: pip install dfkd-bench[figures]") from error
     writable_folder(out, "figures'")
-    written = []
     style: Any = {"svg.hashsalt": "dfkd-bench", "font.size": 8, "pdf.fonttype": 42, "text.parse_math": False}
     with mpl.rc_context(style):
-        for name, figure in _figures(table, root, report):
-            for kind, metadata in _METADATA.items():
-                path = out / f"{name}.{kind}"
-                with replacing(path) as temporary:
-                    figure.savefig(temporary, format=kind, metadata=metadata, dpi=200)
-                written.append(path)
+        yield
+
+
+def save(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Write a figure in each format."""
+    written = []
+    for kind, metadata in _METADATA.items():
+        path = out / f"{name}.{kind}"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata, dpi=200)
+        written.append(path)
     return written
 
 

@@ -94,7 +94,11 @@ def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> 
         return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if told else ())
     network: str = getattr(spec.pair, part)
     facts = network_facts(network, card, registry)
-    offered = {"batchnorm": bool(facts.batchnorm), "stages": facts.stage_inputs is not None}
+    offered = {
+        "batchnorm": bool(facts.batchnorm),
+        "stages": facts.stage_inputs is not None,
+        "attention": facts.attention > 0,
+    }
     return network, frozenset(name for name, has in offered.items() if has)
 
 
@@ -111,17 +115,20 @@ def network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFa
     try:
         with torch.device("meta"):  # shapes alone: no weights are drawn, nothing is computed
             return _facts(name, card, registry)
-    except Exception:  # not every network can do without numbers; and what refuses is to be told as it is in a run
+    except Exception:  # not every network can do without numbers; and what refuses is reported as in a run
         return _facts(name, card, registry)
 
 
 def _facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFacts:
     from torch import nn
 
+    from dfkd_bench.stages.network import attention_names
+
     body = build_model(name, card, registry)
     batchnorm = tuple(module.num_features for module in body.modules() if isinstance(module, nn.BatchNorm2d))
     stages = getattr(body, "stages", None)
-    return NetworkFacts(batchnorm, _stage_inputs(body, stages, card) if isinstance(stages, tuple) else None)
+    inputs = _stage_inputs(body, stages, card) if isinstance(stages, tuple) else None
+    return NetworkFacts(batchnorm, inputs, len(attention_names(body)))
 
 
 def _stage_inputs(body: nn.Module, stages: tuple[str, ...], card: DatasetCard) -> tuple[int, ...]:

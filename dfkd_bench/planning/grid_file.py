@@ -1,4 +1,4 @@
-"""Grid files: many runs in one TOML file, checked as a whole; every mistake is told with its line. Imports no torch."""
+"""Grid files: many runs in one TOML file, checked as a whole; every mistake has its line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dfkd_bench.stages.options import OptionError
 if TYPE_CHECKING:
     from dfkd_bench.card import DatasetCard
 
-__all__ = ["GridFileError", "Planned", "plan_file"]
+__all__ = ["GridFileError", "Planned", "plan_file", "study_words"]
 
-_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers")
+_TOP = ("methods", "method", "pairs", "datasets", "seeds", "presets", "protocols", "schedule", "teachers", "words")
 _METHOD = ("name", "label", "preset", "schedule", *STAGE_KINDS)
 _MOST_BYTES = 2**20
 _MOST_SEEDS = 10_000
@@ -96,6 +96,17 @@ def plan_file(
     return grid.planned(teacher)
 
 
+def study_words(path: Path) -> str:
+    """What a study's grid file has to say of its records: a template for `leaderboard.study`; empty if it is silent.
+
+    Raises:
+        DfkdError: the file cannot be read.
+    """
+    content, _ = toml_lines.read(read_text(path, _MOST_BYTES))
+    words: str = content.get("words", "")
+    return words
+
+
 class _Grid:
     """A grid file while it is read."""
 
@@ -113,6 +124,7 @@ class _Grid:
         self.presets = self._texts("presets", ["quick"])
         self.protocols = [one for one in self._texts("protocols", ["native"]) if self._protocol(*one)]
         self.seeds = self._seeds()
+        self._is(("words",), self.content.get("words", ""), str)
         self.cards = {}
         for at, name in self._texts("datasets", [DEFAULT_DATASET]):
             with _CollectErrors(self, at):
@@ -222,7 +234,7 @@ class _Grid:
                 self.add_error((*at, key), unknown_name("key", key, known))
 
     def _is(self, at: toml_lines.Path, value: Any, *wanted: type) -> bool:
-        """Whether a value has one of the types; if not, that is told."""
+        """Whether a value has one of the types; if not, that is reported."""
         if type(value) in wanted:
             return True
         words = " or ".join(_WORDS[one] for one in wanted)
@@ -314,7 +326,7 @@ class _Grid:
             self.add_error(at, 'this method has no name: write name = "...", one of `dfkd-bench methods`')
             return
         sound = [self._is((*at, key), table[key], str) for key in ("name", "label", "preset") if key in table]
-        if not all(sound):  # a list, so that each of them is told
+        if not all(sound):  # a list, so that each of them is reported
             return
         options: list[Override] = []
         swaps: dict[StageKind, str] = {}
@@ -359,7 +371,7 @@ class _Grid:
 
 
 class _CollectErrors:
-    """Turns a mistake inside into one of the grid's, and goes on."""
+    """Turns a mistake inside into one of the grid's, and continues."""
 
     def __init__(self, grid: _Grid, at: toml_lines.Path) -> None:
         self.grid, self.at, self.mistake = grid, at, False

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from typing_extensions import TypedDict
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import remove, replacing, writable_folder
-from dfkd_bench.foreign import Count, Number, parse_json, parse_model, read_bytes, refusal
+from dfkd_bench.foreign import Count, Number, content_key, parse_json, parse_model, read_bytes, refusal
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
@@ -44,10 +53,10 @@ class _Part(BaseModel):
 class Accuracy(_Part):
     """Test accuracy in percent. The last epoch is the result; the best one on the test set is an oracle's choice."""
 
-    last: Number
-    last_top5: Number
-    oracle_best: Number
-    oracle_epoch: int
+    last: Number = Field(description="after the last epoch: the result")
+    last_top5: Number = Field(description="the class is among the student's first five")
+    oracle_best: Number = Field(description="of the epoch that is best on the test split")
+    oracle_epoch: int = Field(description="that epoch, counted from 1")
     agreement: Number = Field(description="agreement with the teacher after the last epoch, percent")
 
 
@@ -63,10 +72,10 @@ class TeacherReport(_Part):
 class BankReport(_Part):
     """What was synthesized and kept."""
 
-    synthesized: Count = 0
-    augmented: Count = 0
-    kept: Count = 0
-    in_bank: Count = 0
+    synthesized: Count = Field(0, description="images made")
+    augmented: Count = Field(0, description="variants made of them")
+    kept: Count = Field(0, description="variants that the filter kept")
+    in_bank: Count = Field(0, description="images in the bank at the end")
     drawn: Count = Field(0, description="images that the filter judged for the student's batches")
     selected: Count = Field(0, description="images of these that it selected")
     target_agreement: Number | None = Field(
@@ -105,41 +114,59 @@ class Environment(_Part):
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
+    compiled: bool = Field(False, description="whether teacher and student went through torch.compile")
+    graphs: bool | None = Field(
+        None, description="whether steps were to be replayed as CUDA graphs; null on a CPU and in earlier records"
+    )
     notes: tuple[str, ...] = Field((), description="what else a reader of the numbers ought to know")
     code: dict[str, str] | None = Field(
         None, description="hashes of the source that ran, by package: the core's and its plugins'; null in earlier ones"
     )
 
 
+_ENVIRONMENTS: dict[bytes, Environment] = {}
+_MOST_ENVIRONMENTS = 10_000
+
+
+def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> Environment:
+    key = content_key(value)
+    found = None if key is None else _ENVIRONMENTS.get(key)
+    if found is None:
+        found = cast("Environment", validate(value))
+        if key is not None:
+            if len(_ENVIRONMENTS) >= _MOST_ENVIRONMENTS:
+                _ENVIRONMENTS.clear()
+            _ENVIRONMENTS[key] = found
+    return found
+
+
 class Record(_Part):
-    """One run: the spec, the outcome, the cost, the provenance. Its curve lies beside it."""
+    """One run: the spec, the outcome, the cost, the provenance. Its curve is in a file beside it."""
 
     schema_version: Literal[2] = 2
     run: str = Field(description="the spec's hash")
-    spec: RecalledSpec
-    status: Status
+    spec: RecalledSpec = Field(description="everything that decides the result")
+    status: Status = Field(description="how it ended")
     reason: str | None = Field(None, description="why it did not finish")
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | None = Field(None, description="null if it did not finish")
     curve_sha256: str | None = Field(None, description="of curve.csv beside the record; null if no epoch ended")
     last_good_epoch: int = Field(description="the last epoch whose end the run reached, counted from 1; 0 if none")
     priors: dict[str, Prior] = Field(
         description="knowledge beyond the teacher, by stage, and `student` if its first weights bring some"
     )
     teacher: TeacherReport | None = Field(description="null, like the next two, if the run ended before it was known")
-    student_parameters: int | None
+    student_parameters: int | None = Field(description="the student's parameters, counted")
     test_split: str | None = Field(description="hash of the test images and labels")
-    bank: BankReport
+    bank: BankReport = Field(description="what was synthesized and kept")
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
-    environment: Environment
-    started: datetime
-    finished: datetime
+    # Many records have the same one.
+    environment: Annotated[Environment, WrapValidator(_recall)] = Field(description="where and with what it ran")
+    started: datetime = Field(description="when it began, in UTC")
+    finished: datetime = Field(description="when it ended")
     images: str | None = Field(None, description="the picture beside the record")
     images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
-
-    _folder: Path | None = PrivateAttr(None)
-    _curve: tuple[CurvePoint, ...] | None = PrivateAttr(None)
 
     def __eq__(self, other: object) -> bool:
         # Where it lies does not make it another record.
@@ -147,10 +174,15 @@ class Record(_Part):
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
+    # These two are set from outside; as private attributes, pydantic would make them anew for each of 100,000 records.
+    @functools.cached_property
     def folder(self) -> Path | None:
         """Where it was read from; None if it was not."""
-        return self._folder
+        return None
+
+    @functools.cached_property
+    def _curve(self) -> tuple[CurvePoint, ...] | None:
+        return None
 
     def curve(self) -> tuple[CurvePoint, ...]:
         """The student after each epoch, read from `curve.csv`.
@@ -162,15 +194,15 @@ class Record(_Part):
             return self._curve
         if self.curve_sha256 is None:
             return ()
-        if self._folder is None:
+        if self.folder is None:
             raise DfkdError(f"the curve of run {self.run} lies in its folder, and this record was not read from one")
-        return read_curve(self._folder / CURVE_FILE, self.curve_sha256)
+        return read_curve(self.folder / CURVE_FILE, self.curve_sha256)
 
     def with_curve(self, curve: Sequence[CurvePoint]) -> Record:
         """The same record with this curve."""
         sha256 = curve_hash(curve_text(curve)) if curve else None
         record = self.model_copy(update={"curve_sha256": sha256})
-        record._curve = tuple(curve)
+        record.__dict__["_curve"] = tuple(curve)
         return record
 
     def without_times(self) -> dict[str, Any]:
@@ -244,7 +276,7 @@ class Results:
             report: called with what is wrong with each damaged record, which is left out; None: that is raised.
 
         Raises:
-            DfkdError: a folder or a record cannot be read, and nobody is to be told.
+            DfkdError: a folder or a record cannot be read, and no `report` is given.
         """
         for path, found in record_files(self.path):
             try:
@@ -303,7 +335,7 @@ def parse_record(path: Path, text: bytes) -> Record:
         raise DfkdError(
             f"{path} says run {record.run} but its spec's hash is {record.spec.hash}: it was changed by hand"
         )
-    record._folder = path.parent
+    record.__dict__["folder"] = path.parent
     return record
 
 

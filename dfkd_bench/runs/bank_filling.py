@@ -60,6 +60,8 @@ class BankFilling:
         batch = self._synthesize(warmup=False)
         self._keep(batch)
         if not self._stages.synthesizer.stream:
+            while not self._augmenter_ready:
+                self._prepare()
             self._augment(batch)
 
     def augment_bank(self) -> float:
@@ -69,6 +71,8 @@ class BankFilling:
         if self._to_augment is None:
             # Copied: in a bank that is full, variants take the places of what they were made from.
             self._to_augment = (self.bank.images.clone(), self.bank.targets.clone())
+        if not self._augmenter_ready and not self._prepare():
+            return 0.0  # the run may be saved here
         images, targets = self._to_augment
         start, self._augmented_upto = self._augmented_upto, self._augmented_upto + self._parts.spec.schedule.batch_size
         part = slice(start, self._augmented_upto)
@@ -138,6 +142,19 @@ class BankFilling:
             )
         return len(self.bank) + own
 
+    def _prepare(self) -> bool:
+        """Some of the augmenter's preparation; whether it is done."""
+        parts = self._parts
+        parts.emit("phase", {"phase": "augmenter"})
+        with (
+            parts.watch.untouched(parts.stage("augmenter")),
+            parts.ledger.phase("augmentation"),
+            frozen(parts.student),
+        ):
+            done = self._stages.augmenter.prepare(self.bank)
+        self._augmenter_ready = done is None or done >= 1
+        return self._augmenter_ready
+
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages
         parts.emit("phase", {"phase": "augmenter"})
@@ -146,9 +163,6 @@ class BankFilling:
             parts.ledger.phase("augmentation") as cost,
             frozen(parts.student),
         ):
-            if not self._augmenter_ready:
-                stages.augmenter.prepare(self.bank)
-                self._augmenter_ready = True
             augmented = stages.augmenter.augment(source)
             cost.images += len(augmented)
         if not len(augmented):
@@ -165,7 +179,7 @@ class BankFilling:
         self.count(augmented=len(augmented), kept=len(kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "rounds": self._rounds,
             "augmenter_ready": self._augmenter_ready,
@@ -177,7 +191,7 @@ class BankFilling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._rounds, self._augmenter_ready = state["rounds"], state["augmenter_ready"]
         self._augmented_upto = state["augmented_upto"]
         if state["to_augment"] is not None:

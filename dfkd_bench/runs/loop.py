@@ -30,6 +30,7 @@ from dfkd_bench.runs.segments import Segment, segments
 from dfkd_bench.runs.stage_set import Emit, StageSet
 from dfkd_bench.runs.student_watch import StudentWatch
 from dfkd_bench.spec import RunSpec
+from dfkd_bench.stages.graphs import CudaCapturer, Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Normalization, frozen
 from dfkd_bench.stages.seeds import global_state, global_stream, set_global_state, stream, stream_seed
@@ -76,6 +77,9 @@ class Run:
         ledger.watch(frozen_teacher.body, "teacher")
         for body in (student.body, self._measured.body):
             ledger.watch(body, "student")
+        streams = {name: stream(spec.seed, name, device) for name in (*STAGE_KINDS, "order")}
+        capturing = self._execution.graphs and device.type == "cuda"
+        capturer = CudaCapturer(streams.values()) if capturing else None
         return RunParts(
             spec=spec,
             card=card,
@@ -84,8 +88,9 @@ class Run:
             student=student,
             watch=StudentWatch(student),
             stages=StageSet(spec, registry, card),
-            streams={name: stream(spec.seed, name, device) for name in (*STAGE_KINDS, "order")},
+            streams=streams,
             ledger=ledger,
+            graphs=Graphs(ledger, capturer, self._file.remark),
             emit=self._emit,
         )
 
@@ -97,6 +102,10 @@ class Run:
         parts = self._parts
         teacher_before = weights_hash(parts.teacher.body.state_dict())
         self._answers = teacher_answers(self._teacher, parts.teacher, self._evaluator, parts.device)
+        if self._execution.compile:
+            # After the answers, which other runs share. What is evaluated is never compiled.
+            parts.teacher.compile_passes()
+            parts.student.compile_passes()
         with sealed(f"method '{self._spec.method}'"):
             with parts.watch.untouched("making of the stages"), frozen(parts.student):
                 parts.stages.make(
@@ -107,6 +116,7 @@ class Run:
                     parts.ledger,
                     self._emit,
                     self._images,
+                    parts.graphs,
                 )
             self._distillation = Distillation(parts, self._filling)
             checkpoint.restore(self)
@@ -207,7 +217,8 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
+        self._parts.graphs.forget()
         self._segments_done, self._part_done = state["segments_done"], state["part_done"]
         self._filling.load_state_dict(state["filling"])
         self._distillation.load_state_dict(state["distillation"])

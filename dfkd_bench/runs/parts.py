@@ -12,6 +12,7 @@ from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.runs.stage_set import Emit, StageSet
 from dfkd_bench.runs.student_watch import StudentWatch
 from dfkd_bench.spec import RunSpec
+from dfkd_bench.stages.graphs import Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network
 
@@ -32,6 +33,7 @@ class RunParts:
         stages: the four stages.
         streams: a random stream for each stage, and `order` for the student's batches.
         ledger: what the run spends.
+        graphs: its captured steps, if it captures any.
         emit: tells people what happens.
     """
 
@@ -44,6 +46,7 @@ class RunParts:
     stages: StageSet
     streams: Mapping[str, torch.Generator]
     ledger: CostLedger
+    graphs: Graphs
     emit: Emit
 
     def stage(self, kind: StageKind) -> str:

@@ -19,6 +19,7 @@ from dfkd_bench.method import Prior
 from dfkd_bench.models.build import brings_weights
 from dfkd_bench.spec import RunSpec
 from dfkd_bench.stages.base import Augmenter, Distiller, Filter, Stage, StageContext, Synthesizer
+from dfkd_bench.stages.graphs import Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network
 
@@ -99,6 +100,7 @@ class StageSet:
         ledger: CostLedger,
         emit: Emit,
         images: Split | None,
+        graphs: Graphs | None = None,
     ) -> None:
         """Make the four, each with its own context."""
         for kind in STAGE_KINDS:
@@ -114,6 +116,7 @@ class StageSet:
                 cache=cache_folder("stages", getattr(self._spec, kind).name),
                 tick=_ticker(emit, kind),
                 bank_capacity=self._spec.schedule.bank_capacity,
+                graphs=graphs,
                 images=None if given is None else given.images,
                 labels=given.labels if given is not None and self.wanted == self._spec.dataset else None,
             )
@@ -124,10 +127,10 @@ class StageSet:
         return {kind: getattr(self, kind) for kind in STAGE_KINDS}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the four need to go on."""
+        """Everything that the four need to resume."""
         return {kind: stage.state_dict() for kind, stage in self.all().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         for kind, stage in self.all().items():
             stage.load_state_dict(state[kind])

@@ -6,9 +6,9 @@ It sees the frozen teacher, the student and the dataset card; it never sees the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
@@ -20,9 +20,11 @@ from dfkd_bench.card import DatasetCard
 from dfkd_bench.errors import DfkdError, nearest
 from dfkd_bench.method import Prior
 from dfkd_bench.stages.bank import ImageBank, SyntheticBatch
+from dfkd_bench.stages.graphs import Graphs
 from dfkd_bench.stages.ledger import CostLedger
 from dfkd_bench.stages.network import Network, Precision, autocast
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Projection, Workload
 from dfkd_bench.stages.requirements import NEEDS, NetworkFacts
 from dfkd_bench.stages.seeds import global_stream
 
@@ -38,6 +40,9 @@ __all__ = [
     "check_class",
     "check_methods",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class StageContext:
             to it.
         images: uint8 [N, C, H, W] on the CPU, for a synthesizer that declares `images_wanted`; else None.
         labels: int64 [N] of these images, if they are the run's own dataset's; else None.
+        graphs: the run's captured steps, behind `step`; None where it captures none.
+        statics: the tensors of `static`.
     """
 
     teacher: Network
@@ -86,6 +93,8 @@ class StageContext:
     bank_capacity: int | None = None
     images: Tensor | None = None
     labels: Tensor | None = None
+    graphs: Graphs | None = None
+    statics: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for a stage's own networks."""
@@ -97,6 +106,34 @@ class StageContext:
         seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
         with global_stream(seed, self.device):
             yield
+
+    def step(self, function: Callable[[], T], key: Hashable = ()) -> Callable[[], T]:
+        """What to call for each step of a round in place of `function`; ask anew in each round.
+
+        As a rule that is `function` itself. With `--graphs` on CUDA the first calls are its own, then it is captured,
+        and later calls launch all of its kernels at once, with no Python between them. So a step may not wait for the
+        device; it reads what a round refills from tensors that stay in their places (`static`, parameters, optimizers
+        that are restarted and not made anew), and changes nothing but such tensors.
+
+        Args:
+            function: one step, forward, backward and the optimizer's.
+            key: all that Python decides in it: the shape of a batch, with the adversary or without.
+        """
+        if self.graphs is None or self.graphs.capturer is None:
+            return function
+        for network in (self.teacher, self.student):
+            network.refresh()
+        return self.graphs.step(function, key)
+
+    def static(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The stage's tensor of this name, shape and type, on the device: zeros at first, the same one ever after.
+
+        It is for what a round refills, in place, and a step reads or learns.
+        """
+        key = (name, tuple(shape), dtype)
+        if key not in self.statics:
+            self.statics[key] = torch.zeros(tuple(shape), dtype=dtype, device=self.device)
+        return self.statics[key]
 
 
 OptionsT = TypeVar("OptionsT", bound=StageOptions)
@@ -110,8 +147,8 @@ class Stage(Generic[OptionsT]):
         prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
             which makes a run a reference and not data-free.
         requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
-            name their stages' maps), `"teacher-stages"` (the teacher does), `"targets"` (the synthesizer's
-            batches name their classes).
+            name their stages' maps), `"teacher-stages"` (the teacher does), `"attention"` (the teacher has
+            attention blocks as timm builds them), `"targets"` (the synthesizer's batches name their classes).
 
     Where prior or requirements depend on the options, override `prior_with` or `requires_with`.
     """
@@ -147,16 +184,21 @@ class Stage(Generic[OptionsT]):
         """
         return None
 
+    @classmethod
+    def projection(cls, options: OptionsT, load: Workload) -> Projection | None:
+        """What a whole run with these options will compute, for `--dry-run`; None: not projected."""
+        return None
+
     def report(self) -> dict[str, JsonValue]:
         """What the record is to say of its work, as plain data of a few kilobytes at most."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
+        """Everything needed to resume mid-run: tensors and plain data. The random stream is the runner's business."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state but was given {sorted(state)}")
 
@@ -201,8 +243,19 @@ class Synthesizer(Stage[OptionsT]):
 class Augmenter(Stage[OptionsT]):
     """Makes further images from synthesized ones."""
 
-    def prepare(self, bank: ImageBank) -> None:
-        """Called once, before the first `augment`, with all that was synthesized so far: the place to learn from it."""
+    def prepare(self, bank: ImageBank) -> float | None:
+        """Called before the first `augment`, with all that was synthesized so far: the place to learn from it.
+
+        Returns:
+            The part of the preparation that is done: below 1 it is called again, and the run may be saved in between
+            (`state_dict` then holds what it has so far). None: all of it.
+        """
+        return None
+
+    def prepare_fully(self, bank: ImageBank) -> None:
+        """`prepare` to its end, in one go."""
+        while (done := self.prepare(bank)) is not None and done < 1:
+            pass
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """Further images; `source` gives for each the index of the image in `batch` that it came from."""
@@ -239,7 +292,14 @@ class Filter(Stage[OptionsT]):
 
 
 class Distiller(Stage[OptionsT]):
-    """The student's loss, with any parameters of its own."""
+    """The student's loss, with any parameters of its own.
+
+    Class attributes:
+        capturable: `losses` decides nothing in Python that changes from step to step, and never waits for the device:
+            its steps may be captured as CUDA graphs (`StageContext.step`).
+    """
+
+    capturable: ClassVar[bool] = False
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """Named scalars whose sum is minimized."""

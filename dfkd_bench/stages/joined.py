@@ -15,6 +15,7 @@ from dfkd_bench.method import Prior
 from dfkd_bench.stages.bank import SyntheticBatch
 from dfkd_bench.stages.base import Filter, StageContext
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Passes, Projection, Workload
 from dfkd_bench.stages.requirements import NetworkFacts
 
 __all__ = ["joined"]
@@ -85,6 +86,16 @@ def joined(names: tuple[str, ...], classes: tuple[type[Filter[Any]], ...]) -> ty
         def warn_with(cls, options: StageOptions, teacher: NetworkFacts, card: DatasetCard) -> str | None:
             told = [part.warn_with(own, teacher, card) for _, part, own in split(options)]
             return "; ".join(sentence for sentence in told if sentence is not None) or None
+
+        @classmethod
+        def projection(cls, options: StageOptions, load: Workload) -> Projection | None:
+            passes = list[Passes]()
+            for _, part, own in split(options):
+                found = part.projection(own, load)
+                if found is None:
+                    return None
+                passes += found.passes
+            return Projection(passes=tuple(passes))
 
         def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
             return functools.reduce(torch.logical_and, (one.keep(augmented, source) for one in self.filters.values()))

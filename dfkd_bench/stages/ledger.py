@@ -98,13 +98,19 @@ class CostLedger:
     @contextmanager
     def measured(self) -> Iterator[PhaseCost]:
         """What the inside costs, complete when the block has ended; it is booked to the open phase as ever."""
-        part = PhaseCost()
-        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
         self._synchronize()
         start = time.perf_counter()
-        yield part
+        with self.counted() as part:
+            yield part
         self._synchronize()
         part.seconds = time.perf_counter() - start
+
+    @contextmanager
+    def counted(self) -> Iterator[PhaseCost]:
+        """As `measured`, but passes and operations alone: it waits for nothing."""
+        part = PhaseCost()
+        opened = self.phases[self._open].model_copy(deep=True) if self._open is not None else PhaseCost()
+        yield part
         if self._open is not None:
             now = self.phases[self._open]
             part.forward, part.backward = (
@@ -113,8 +119,17 @@ class CostLedger:
             )
             part.flops = now.flops - opened.flops
 
+    @contextmanager
+    def unbooked(self) -> Iterator[None]:
+        """Nothing inside is booked: `repeat` says what it costs."""
+        around, self._open = self._open, None
+        try:
+            yield
+        finally:
+            self._open = around
+
     def repeat(self, part: PhaseCost) -> None:
-        """Book what a part `measured` when it was made, whose result was now read from a cache instead.
+        """Book what a part `measured` when it was made, whose result was now read from a cache or replayed instead.
 
         So a run costs the same whether it found the part or made it.
         """
@@ -145,9 +160,11 @@ class CostLedger:
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            # The gradient of what the first weights put out: it comes by once for this pass, whatever the loss looks
+            # The gradient of what the first weights put out: it arrives once for this pass, whatever the loss looks
             # at (logits, features, an inner map), and never in a pass that nobody differentiates.
             nonlocal armed
+            if torch.compiler.is_compiling():
+                return  # a hook that did anything would break the graph: see `after`
             if not armed and isinstance(output, Tensor) and output.requires_grad:
                 armed = True
                 count, shape = int(batch_shape[0]), batch_shape[1:]
@@ -166,6 +183,8 @@ class CostLedger:
                     flops_per_image[shape] = mode.get_total_flops() // count
             if count and not raised:
                 self._book("forward", role, count, count * flops_per_image[shape])
+                # A compiled pass calls no entry's hook; a loss sees nothing of it but the output.
+                at_entry(_, __, output)
 
         parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
         entries = [part for part in parts if part is not module] or [module]
@@ -198,7 +217,7 @@ class CostLedger:
         return {name: cost.model_dump(exclude_none=True) for name, cost in self.phases.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
 
 
@@ -224,7 +243,7 @@ class _Watch:
 
 
 class _DeviceWatch:
-    """By the times at which the device comes by."""
+    """By the times at which the device reaches its events."""
 
     def __init__(self) -> None:
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

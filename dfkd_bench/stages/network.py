@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.stages.compiled import Compiled
 from dfkd_bench.stages.half_weights import HalfWeights
 
-__all__ = ["Network", "Normalization", "Observation", "Precision", "autocast", "frozen"]
+__all__ = ["Network", "Normalization", "Observation", "Precision", "attention_names", "autocast", "frozen"]
 
 Precision = torch.dtype
 
@@ -84,10 +85,18 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
         self._halves = HalfWeights(body)
+        self._compiled: Compiled | None = None
 
     def placed(self, device: torch.device) -> Network:
         """Itself, moved to `device` and laid out channels-last, in which convolutions are fastest."""
         return self.to(device).to(memory_format=torch.channels_last)
+
+    def compile_passes(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """From now on run passes that nobody looks into through `torch.compile`; see `Compiled`. The state is the same.
+
+        They cannot be differentiated twice.
+        """
+        self._compiled = Compiled(self.body, backend)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -122,9 +131,14 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, K], of images [N, C, H, W] in [0, 1]."""
         half = self._halves.inside() if self.precision == torch.bfloat16 else nullcontext()
-        with autocast(images.device, self.precision), half:
+        maybe_compiled = nullcontext() if self._compiled is None else self._compiled.inside(self.body)
+        with autocast(images.device, self.precision), half, maybe_compiled:
             logits: Tensor = self.body(self.normalize(images))
         return logits.float()
+
+    def refresh(self) -> None:
+        """See to it that what is kept of the weights in half precision is that of the weights as they are now."""
+        self._halves.refresh()
 
     def observe(
         self, images: Tensor, *, batchnorm: bool = False, maps: Sequence[str] = (), inputs: Sequence[str] = ()
@@ -182,7 +196,7 @@ def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any]
 
 
 def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept, in float32, and what the network goes on with: made from it, so that the logits depend on it.
+    """What is kept, in float32, and what the network continues with: made from it, so that the logits depend on it.
 
     From half precision to single and back is exact: the logits are the same to the last digit.
     """
@@ -190,16 +204,30 @@ def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return kept, kept.to(tensor.dtype)
 
 
+def attention_names(body: nn.Module) -> tuple[str, ...]:
+    """The attention modules of a transformer as timm builds them: those with `num_heads`, `qkv` and `proj`."""
+    wanted = ("num_heads", "qkv", "proj")
+    return tuple(name for name, module in body.named_modules() if all(hasattr(module, part) for part in wanted))
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients to the weights inside; both as they were afterwards."""
-    training = [(module, module.training) for module in network.modules()]
-    wanted = [parameter.requires_grad for parameter in network.parameters()]
-    network.eval().requires_grad_(False)
+    # Some stages come here at every step of the student: one walk, and past nn.Module's slow way to set a flag.
+    modes = [(module, module.training) for module in network.modules()]
+    wants = [
+        (each, each.requires_grad) for module, _ in modes for each in module._parameters.values() if each is not None
+    ]
+    _set([(module, False) for module, _ in modes], [(parameter, False) for parameter, _ in wants])
     try:
         yield
     finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter, want in zip(network.parameters(), wanted, strict=True):
+        _set(modes, wants)
+
+
+def _set(modes: list[tuple[nn.Module, bool]], wants: list[tuple[nn.Parameter, bool]]) -> None:
+    for module, mode in modes:
+        module.__dict__["training"] = mode
+    for parameter, want in wants:
+        if parameter.requires_grad != want:
             parameter.requires_grad_(want)

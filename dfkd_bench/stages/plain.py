@@ -16,11 +16,17 @@ from dfkd_bench.stages.bank import SyntheticBatch
 from dfkd_bench.stages.base import Augmenter, Distiller, Filter, StageContext
 from dfkd_bench.stages.network import Network
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.passes import Passes, Projection, Workload
 from dfkd_bench.stages.scores import ScoreHistory
 
 
 class NoAugmentation(Augmenter[StageOptions]):
     """No further images."""
+
+    @classmethod
+    def projection(cls, options: StageOptions, load: Workload) -> Projection:
+        """Nothing."""
+        return Projection()
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """An empty batch."""
@@ -41,6 +47,11 @@ class ClassicTransforms(Augmenter[ClassicOptions]):
     """Random resized crops, flips where the card has them, brightness and contrast: the control of diffusion."""
 
     Options = ClassicOptions
+
+    @classmethod
+    def projection(cls, options: ClassicOptions, load: Workload) -> Projection:
+        """No network's pass."""
+        return Projection(load.sources * options.variants)
 
     @torch.no_grad()
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
@@ -63,6 +74,11 @@ class ClassicTransforms(Augmenter[ClassicOptions]):
 class KeepAll(Filter[StageOptions]):
     """Every augmented image stays."""
 
+    @classmethod
+    def projection(cls, options: StageOptions, load: Workload) -> Projection:
+        """Nothing."""
+        return Projection()
+
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """All true."""
         return torch.ones_like(augmented.targets, dtype=torch.bool)
@@ -74,6 +90,11 @@ class TeacherAgreement(Filter[StageOptions]):
     def __init__(self, options: StageOptions, context: StageContext) -> None:
         super().__init__(options, context)
         self._history = ScoreHistory()
+
+    @classmethod
+    def projection(cls, options: StageOptions, load: Workload) -> Projection:
+        """The teacher looks at each augmented image."""
+        return Projection(passes=(Passes("teacher", load.variants),))
 
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """True where the teacher's first guess is the target."""
@@ -91,7 +112,7 @@ class TeacherAgreement(Filter[StageOptions]):
         return self._history.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._history.load_state_dict(state)
 
 
@@ -106,11 +127,18 @@ class Distillation(Distiller[DistillationOptions]):
     """KL_tau(s, t) (Hinton et al., arXiv 1503.02531), and on demand the cross-entropy with the targets."""
 
     Options = DistillationOptions
+    capturable = True
 
     @classmethod
     def requires_with(cls, options: DistillationOptions) -> frozenset[str]:
         """Targets, if they have a weight."""
         return frozenset({"targets"}) if options.target_weight else frozenset()
+
+    @classmethod
+    def projection(cls, options: DistillationOptions, load: Workload) -> Projection:
+        """Teacher and student look at each image, the student learns from it."""
+        count = load.student_images
+        return Projection(passes=(Passes("teacher", count), Passes("student", count, count, trained=True)))
 
     def losses(self, student: Network, teacher: Network, batch: SyntheticBatch) -> dict[str, Tensor]:
         """`kd`, and `target` if it has a weight; soft labels, where there are some, take the targets' place."""

@@ -30,10 +30,12 @@ class NetworkFacts:
     Attributes:
         batchnorm: channels of each of its BatchNorm2d layers.
         stage_inputs: channels that each of the stages that it names takes in; None if it names none.
+        attention: how many attention modules it has.
     """
 
     batchnorm: tuple[int, ...]
     stage_inputs: tuple[int, ...] | None
+    attention: int = 0
 
 
 #: By the names that `Stage.requires` uses.
@@ -41,5 +43,6 @@ NEEDS = {
     "batchnorm": Need("BatchNorm layers in the teacher", ("teacher",), "batchnorm"),
     "stages": Need("networks that name their stages", ("teacher", "student"), "stages"),
     "teacher-stages": Need("a teacher that names its stages", ("teacher",), "stages"),
+    "attention": Need("attention blocks as timm builds them in the teacher", ("teacher",), "attention"),
     "targets": Need("images that name their classes", ("synthesizer",), "targets"),
 }

@@ -48,7 +48,7 @@ class Training:
         self._images, self._labels = split.images.to(device), split.labels.to(device)
         self._device = device
         self._generator = stream(recipe.seed, "teacher/data", device)
-        self._optimizer = make_optimizer(network.parameters(), recipe)
+        self._optimizer = make_optimizer(network.parameters(), recipe, fused=device.type == "cuda")
         self._batch_size = min(recipe.batch_size, len(self._images))
         self._steps = len(self._images) // self._batch_size
         self._total = recipe.epochs * self._steps

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from dfkd_bench import Filter, StageContext, StageOptions, SyntheticBatch
+from dfkd_bench import Filter, Passes, Projection, StageContext, StageOptions, SyntheticBatch, Workload
 from dfkd_bench.stages.scores import ScoreHistory
 
 __all__ = ["ConfidenceFilter", "LenientFilter", "Mixture", "fit_mixture", "low_posterior"]
@@ -26,6 +26,11 @@ class _ByScore(Filter[OptionsT]):
     def __init__(self, options: OptionsT, context: StageContext) -> None:
         super().__init__(options, context)
         self._history = ScoreHistory()
+
+    @classmethod
+    def projection(cls, options: OptionsT, load: Workload) -> Projection:
+        """The teacher looks at each augmented image."""
+        return Projection(passes=(Passes("teacher", load.variants),))
 
     @torch.no_grad()
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:

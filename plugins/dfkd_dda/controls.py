@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import Augmenter, StageOptions, SyntheticBatch
+from dfkd_bench import Augmenter, Projection, StageOptions, SyntheticBatch, Workload
 
 __all__ = ["CutMix", "Identity", "MixOptions", "MixUp"]
 
@@ -22,6 +22,11 @@ class Identity(Augmenter[IdentityOptions]):
     """Copies: the bank grows as with another augmenter and learns nothing new."""
 
     Options = IdentityOptions
+
+    @classmethod
+    def projection(cls, options: IdentityOptions, load: Workload) -> Projection:
+        """No network's pass."""
+        return Projection(load.sources * options.variants)
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """`variants` copies of each image."""
@@ -40,6 +45,11 @@ class _Mixture(Augmenter[MixOptions]):
     """Two images of a batch in one; the soft label has the share of each, the target is the larger one's."""
 
     Options = MixOptions
+
+    @classmethod
+    def projection(cls, options: MixOptions, load: Workload) -> Projection:
+        """No network's pass."""
+        return Projection(load.sources * options.variants)
 
     def augment(self, batch: SyntheticBatch) -> SyntheticBatch:
         """`variants` mixtures of each image with others of the batch, drawn anew for each."""

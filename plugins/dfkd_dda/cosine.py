@@ -12,7 +12,17 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import DatasetCard, DfkdError, Filter, StageContext, StageOptions, SyntheticBatch
+from dfkd_bench import (
+    DatasetCard,
+    DfkdError,
+    Filter,
+    Passes,
+    Projection,
+    StageContext,
+    StageOptions,
+    SyntheticBatch,
+    Workload,
+)
 from dfkd_bench.method import Prior
 from dfkd_bench.stages.requirements import NetworkFacts
 from dfkd_bench.stages.scores import ScoreHistory
@@ -77,6 +87,14 @@ class CosineFilter(Filter[CosineOptions]):
         if options.clip_model is None or find_model(options.clip_model, None, "config.json") is not None:
             return None
         return _absent(options.clip_model)
+
+    @classmethod
+    def projection(cls, options: CosineOptions, load: Workload) -> Projection | None:
+        """The teacher looks at each augmented image and each source; CLIP's passes are not projected."""
+        if options.embedding == "clip":
+            return None
+        seen = 0 if options.embedding == "pixels" else load.variants + load.sources
+        return Projection(passes=(Passes("teacher", seen),))
 
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """True where the cosine reaches the threshold, or is among the largest."""

@@ -15,7 +15,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfkd_bench import DfkdError, Distiller, Network, StageContext, StageOptions, SyntheticBatch
+from dfkd_bench import (
+    DfkdError,
+    Distiller,
+    Network,
+    Passes,
+    Projection,
+    StageContext,
+    StageOptions,
+    SyntheticBatch,
+    Workload,
+)
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.rotation import quarter_turns
 
@@ -32,6 +42,14 @@ class DdaDistiller(Distiller[DdaOptions]):
     """KL_tau(s, t), and on demand self_weight * CE(psi(phi(f_S(rot_k x))), k)."""
 
     Options = DdaOptions
+    capturable = True
+
+    @classmethod
+    def projection(cls, options: DdaOptions, load: Workload) -> Projection:
+        """Teacher and student look at each image, the student at a turned one, too, if L_self is on."""
+        seen = load.student_images
+        learned = seen * (2 if options.self_loss == "rotation" else 1)
+        return Projection(passes=(Passes("teacher", seen), Passes("student", learned, learned, trained=True)))
 
     def __init__(self, options: DdaOptions, context: StageContext) -> None:
         super().__init__(options, context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfkd_bench import SyntheticBatch
+from dfkd_bench import Passes, Projection, SyntheticBatch, Workload, flops_per_image
 from dfkd_dda.pipelines import LatentAugmenter, SizedOptions, in_color, resize
+from dfkd_dda.pretrained import find_model, quiet, read_config
 
 __all__ = ["ImageVariation", "ImageVariationOptions", "UnclipVariation", "UnclipVariationOptions", "normalized"]
 
@@ -41,6 +44,22 @@ class ImageVariation(LatentAugmenter[ImageVariationOptions]):
 
     Options = ImageVariationOptions
     parts = "its U-Net, VAE and CLIP image encoder (for the default model about 5 GB)"
+
+    @classmethod
+    def projection(cls, options: ImageVariationOptions, load: Workload) -> Projection | None:
+        """From the model's configurations, whose weights are not looked at; None if they are not on this machine."""
+        folder = find_model(options.model, options.revision)
+        if folder is None:
+            return None
+        variants = load.sources * options.variants
+        evaluations = variants * options.steps * (2 if options.guidance > 1 else 1)
+        images = {"diffusion": evaluations, "vae-decoder": variants, "clip-encoder": load.sources}
+
+        def flops(role: str) -> Callable[[], int]:
+            return lambda: _flops_of_parts(folder, options.size)[role]
+
+        passes = tuple(Passes(role, count, flops=flops(role)) for role, count in images.items())
+        return Projection(variants, passes)
 
     def load(self, folder: Path) -> Any:
         """The pipeline, without its safety checker, which replaces images by black ones."""
@@ -72,6 +91,28 @@ class ImageVariation(LatentAugmenter[ImageVariationOptions]):
         side = encoder.config.image_size
         large = F.interpolate(in_color(images), (side, side), mode="bicubic", align_corners=False, antialias=False)
         return normalized(large.clamp(0, 1)).to(encoder.dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _flops_of_parts(folder: Path, size: int | None) -> dict[str, int]:
+    """For an image forward through each network of a pipeline, built from its configuration without weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    configs = [read_config(folder / part) for part in ("unet", "vae", "image_encoder")]
+    with torch.device("meta"), quiet():
+        unet, vae = UNet2DConditionModel.from_config(configs[0]), AutoencoderKL.from_config(configs[1])
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(configs[2]))
+    smaller = 2 ** (len(vae.config.block_out_channels) - 1)
+    latent_side = unet.config.sample_size if size is None else size // smaller
+    latents = (1, unet.config.in_channels, latent_side, latent_side)
+    side = encoder.config.image_size
+    embedding = (1, 1, unet.config.cross_attention_dim)
+    return {
+        "diffusion": flops_per_image(lambda: unet, latents, (1,), encoder_hidden_states=embedding),
+        "vae-decoder": flops_per_image(lambda: vae.decoder, latents),
+        "clip-encoder": flops_per_image(lambda: encoder, (1, 3, side, side)),
+    }
 
 
 class UnclipVariationOptions(SizedOptions):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ import torch
 
 from dfkd_bench import DfkdError
 from dfkd_bench.errors import first_line
+from dfkd_bench.foreign import read_json
 
-__all__ = ["find_model", "identity", "load_pretrained", "missing", "quiet"]
+__all__ = ["find_model", "identity", "load_pretrained", "missing", "quiet", "read_config"]
 
 _INDEX = "model_index.json"
 
@@ -92,9 +92,28 @@ def missing(
 
 
 def _parts(folder: Path) -> Iterator[tuple[str, Path]]:
-    for name, kind in json.loads((folder / _INDEX).read_text(encoding="utf-8")).items():
+    index = read_json(folder / _INDEX)
+    if not isinstance(index, dict):
+        raise DfkdError(f"{folder / _INDEX} holds no table of a pipeline's parts: give a whole copy of the model")
+    for name, kind in index.items():
         if isinstance(kind, list) and None not in kind and name not in ("safety_checker", "feature_extractor"):
             yield name, folder / name
+
+
+def read_config(part: Path) -> dict[str, Any]:
+    """A network's configuration, from its folder.
+
+    Raises:
+        DfkdError: there is none that can be read.
+    """
+    file = part / "config.json"
+    try:
+        config = read_json(file)
+    except FileNotFoundError:
+        config = None
+    if not isinstance(config, dict):
+        raise DfkdError(f"{file} holds no configuration of a network: complete the local copy of the model")
+    return config
 
 
 @functools.lru_cache(maxsize=8)

@@ -147,8 +147,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     made = synthesizer(context, bn=2.0, oh=4.0, adv=8.0)
     images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     oh = -(torch.log(torch.tensor(2 / 3)) + torch.log(torch.tensor(1 / 3))).item() / 2
-    warmup = made._loss(images, targets, WARMUP).item()
-    main = made._loss(images, targets, MAIN).item()
+    warmup = made._loss(images, targets).item()
+    made.adversarial = True
+    main = made._loss(images, targets).item()
     assert warmup == pytest.approx(2 * 6 + 4 * oh, rel=1e-5)
     # Where they disagree nothing is gained, but the mean is over both images.
     assert main == pytest.approx(2 * 6 + 4 * oh - 8 * AGREEMENT["agreed"] / 2, rel=1e-5)
@@ -161,7 +162,7 @@ def test_the_statistics_average_moves_once_in_a_round_by_its_momentum():
     def distance(mean: float) -> float:
         seen = Fixed(torch.zeros(2, 2), batchnorm=[(nn.BatchNorm2d(1), bn_input(mean, 1.0))])
         object.__setattr__(made.context, "teacher", seen)
-        return made._loss(images, targets, MAIN).item()
+        return made._loss(images, targets).item()
 
     assert distance(4.0) == pytest.approx(4)
     made.average.update()
@@ -228,7 +229,7 @@ def test_the_iterate_with_the_lowest_loss_is_kept(monkeypatch):
     made = synthesizer(steps=3)
     seen, losses = [], iter([3.0, 1.0, 2.0])
 
-    def scripted(images, targets, round):
+    def scripted(images, targets):
         seen.append(images.detach().clone())
         return (images - images.detach()).sum() + next(losses)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from support.e2e_kit import cli, registry_with
 from torch import Tensor
 
 from dfkd_bench import DfkdError, Method, Round, StageOptions, Synthesizer, SyntheticBatch, use
-from dfkd_bench.contract import Finding, assert_contract, check_name, check_stage, checks_of
+from dfkd_bench.contract import Finding, assert_contract, check_name, check_stage, checks_of, episode
 from dfkd_bench.contract.alternatives import alternatives, shrunk
+from dfkd_bench.contract.episode import equal, same
 from dfkd_bench.contract.world import World, make_card
 
 
@@ -208,6 +210,27 @@ def test_options_for_a_stage_are_set_and_refused_by_the_command():
     assert f"{unknown}'schedule'" in refused("noise", "schedule.epochs=4")
     assert f"{unknown}'augmenter'" in refused("kd", "augmenter.strength=0.5")
     assert "names a method" in refused("noise", "noise:synthesizer.batch_size=4")
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence_and_exit_status_2(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = cli("check", "kd", "--device", "cuda")
+    assert refused.code == 2
+    assert "no CUDA device was found" in refused.sentence()
+    with pytest.raises(DfkdError, match="no CUDA device"):
+        check_stage(Whole, device="cuda")
+
+
+def test_on_a_gpu_the_same_twice_may_differ_by_rounding_and_on_a_cpu_by_nothing():
+    whole = torch.linspace(0, 1, 100)
+    rounded, noisy, jumped = whole + 1e-4, whole + 0.01, whole.clone()
+    jumped[7] += 0.5  # one pixel in a hundred: Adam's whole step where a gradient is nearly zero
+    assert not any(same([(whole,)], [(other,)]) for other in (rounded, noisy, jumped))
+    # Where a tensor says that it is on a GPU.
+    with mock.patch.object(episode, "_on_gpu", return_value=True):
+        assert [same([(whole,)], [(other,)]) for other in (whole, rounded, jumped, noisy)] == [True, True, True, False]
+        assert not same([(whole,)], [(whole[:50],)])
+    assert equal([(whole,)], [(whole.clone(),)]) and not equal([(whole,)], [(rounded,)])
 
 
 def refused(name, setting):

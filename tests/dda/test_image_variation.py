@@ -8,7 +8,7 @@ import torch
 from support.kit import make_card, make_context, make_pencil
 from torch import Tensor
 
-from dfkd_bench import SyntheticBatch
+from dfkd_bench import SyntheticBatch, Workload
 from dfkd_dda.image_variation import ImageVariation, ImageVariationOptions
 
 
@@ -103,3 +103,19 @@ def test_its_weights_are_frozen_and_its_prior_is_the_images_that_they_were_learn
     assert not any(parameter.requires_grad for parameter in made.pipeline.unet.parameters())
     assert made.augment(some_batch()).images.requires_grad is False
     assert made.state_dict() == {}
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 1.0, "variants": 2}])
+def test_its_projection_is_what_the_ledger_counts(folder, options):
+    made = make(folder, **options)
+    with made.context.ledger.phase("p") as cost:
+        made.augment(some_batch())
+    projected = ImageVariation.projection(made.options, Workload(made.context.card, sources=3))
+    assert projected is not None
+    assert projected.images == 3 * made.options.variants
+    assert {each.network: each.forward for each in projected.passes} == cost.forward
+    assert sum(each.forward * each.flops() for each in projected.passes) == cost.flops
+
+
+def test_without_a_model_nothing_is_projected():
+    assert ImageVariation.projection(ImageVariationOptions(model="nobody/nothing"), Workload(make_card())) is None

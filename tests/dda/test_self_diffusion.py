@@ -53,7 +53,7 @@ def noise_error(made: SelfDiffusion) -> float:
 @pytest.fixture(scope="module")
 def trained() -> SelfDiffusion:
     made = make()
-    made.prepare(some_bank())
+    made.prepare_fully(some_bank())
     return made
 
 
@@ -145,13 +145,13 @@ def test_at_strength_one_nothing_of_the_image_is_left(steps):
 def test_its_training_is_booked():
     made = make(train_steps=3)
     with made.context.ledger.phase("p") as cost:
-        made.prepare(some_bank())
+        made.prepare_fully(some_bank())
     assert cost.forward == cost.backward == {"diffusion": 48}
 
 
 def test_it_works_on_colors():
     made = make(channels=3, train_steps=2)
-    made.prepare(some_bank(3))
+    made.prepare_fully(some_bank(3))
     made.augment(some_batch(3)).check((3, 8, 8), 3, sourced=6)
 
 
@@ -164,11 +164,41 @@ def test_it_goes_on_from_its_state(trained):
     assert noise_error(other) == noise_error(trained)
 
 
+def test_a_training_that_was_cut_off_ends_in_the_same_weights(monkeypatch):
+    monkeypatch.setattr("dfkd_dda.self_diffusion._STEPS_AT_A_TIME", 2)
+    whole, first, second = (make(train_steps=3) for _ in range(3))
+    bank = some_bank()
+    whole.prepare_fully(bank)
+    assert first.prepare(bank) == 2 / 3
+    second.load_state_dict(stored(first.state_dict()))
+    second.context.generator.set_state(first.context.generator.get_state())
+    assert second.prepare(bank) == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.unet.parameters(), second.unet.parameters(), strict=True))
+    assert "optimizer" not in second.state_dict()
+
+
+def test_told_the_class_it_makes_another_image_of_the_same_noise():
+    made = make(train_steps=40, class_conditional=True, strength=1.0)
+    made.prepare_fully(some_bank())
+    images = []
+    for targets in (torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)):
+        made.context.generator.manual_seed(4)
+        images.append(made.augment(SyntheticBatch(some_batch().images, targets)).images)
+    # Class 0 is bright on the left, class 1 on top.
+    left, top = (image[..., 4:, :4].mean() - image[..., :4, 4:].mean() for image in images)
+    assert left > top + 0.1
+
+
+def test_the_option_leaves_hashes_as_they_were():
+    assert "class_conditional" not in SelfDiffusionOptions().model_dump()
+    assert SelfDiffusionOptions(class_conditional=True).model_dump()["class_conditional"] is True
+
+
 def test_the_same_seed_learns_and_makes_the_same():
     results = []
     for seed in (1, 1, 2):
         made = make(seed, train_steps=3)
-        made.prepare(some_bank())
+        made.prepare_fully(some_bank())
         results.append(made.augment(some_batch()).images)
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
