@@ -18,7 +18,7 @@ from dfkd_bench.contract.breach import Breach
 from dfkd_bench.contract.episode import Episode, play
 from dfkd_bench.contract.world import CPU, Build, World, make_card
 from dfkd_bench.stages.base import Stage
-from dfkd_bench.stages.network import Precision
+from dfkd_bench.stages.network import Precision, attention_names
 from dfkd_bench.stages.options import StageOptions
 from dfkd_bench.stages.requirements import NEEDS
 
@@ -157,7 +157,7 @@ def _offers(pair: tuple[Build, Build]) -> dict[str, frozenset[str]]:
             body = build(_card_of_pairs())
             layers = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
             stages = isinstance(getattr(body, "stages", None), tuple)
-            offers = {"batchnorm": layers, "stages": stages}
+            offers = {"batchnorm": layers, "stages": stages, "attention": bool(attention_names(body))}
             found[part] = frozenset(name for name, has in offers.items() if has)
     return found
 

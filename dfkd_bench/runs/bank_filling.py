@@ -134,7 +134,7 @@ class BankFilling:
 
     def _images_kept(self) -> int:
         """The bank's and those that the synthesizer keeps by itself, which must not be more than the capacity."""
-        own, capacity = self._stages.synthesizer.pool(), self.bank.capacity
+        own, capacity = self._stages.synthesizer.pool_size(), self.bank.capacity
         if own and capacity is not None and len(self.bank) + own > capacity:
             raise ValueError(
                 f"the {self._parts.stage('synthesizer')} keeps {own} images beside the bank's {len(self.bank)}, and "

@@ -232,7 +232,7 @@ class Synthesizer(Stage[OptionsT]):
         """`count` fresh images for a distillation step (stream synthesizers)."""
         raise NotImplementedError
 
-    def pool(self) -> int:
+    def pool_size(self) -> int:
         """How many images, or what they are made from, it keeps beside the bank; they count against its capacity."""
         return 0
 

@@ -22,14 +22,14 @@ def workbench(tmp_path_factory):
 
 def test_a_transformer_teaches_a_transformer_without_data(workbench):
     base = workbench.card("digits").teacher_recipe
-    recipe = recipe_with(base, {"optimizer": "adamw", "epochs": 2, "batch_size": 32, "lr": 3e-3})
+    recipe = recipe_with(base, {"optimizer": "adamw", "epochs": 8, "batch_size": 32, "lr": 5e-3})
     (spec,) = specs(workbench, "zskt", *ADAMW, pair=f"{VIT}:{VIT}")
     spec = spec.model_copy(update={"teacher": TeacherRef(recipe=recipe)})
     record = run_spec(spec, workbench.results, workbench.store)
     assert record.status == "finished", record.reason
     assert record.teacher is not None
     assert record.teacher.model == VIT
-    assert record.teacher.accuracy > 30  # after two epochs; chance is 10
+    assert record.teacher.accuracy > 30  # after eight epochs; chance is 10
     assert workbench.store.has(spec.teacher, VIT, "digits")
     assert all(torch.isfinite(torch.tensor(point.losses["kd"])) for point in record.curve())
     (folder,) = workbench.store.path.glob("digits-timm_vit_tiny*")

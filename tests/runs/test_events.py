@@ -61,7 +61,7 @@ class Pooled(Synthesizer[FaultOptions]):
     def sample(self, count):
         return gray(self.context, count)
 
-    def pool(self):
+    def pool_size(self):
         return len(self.kept)
 
 
