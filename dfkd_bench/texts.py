@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
 __all__ = ["brief", "encodable", "message", "visible"]
 
-# Control characters move the cursor, color the screen or set its title; marks of direction reorder what stands there;
-# a surrogate alone cannot be encoded.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MOST = 2000
 
 
-def _escape(found: re.Match[str]) -> str:
-    one = found[0]
-    code = ord(one)
-    return _SHORT.get(one) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
-
-
 def visible(text: str) -> str:
-    """The text with each control character, mark of direction and lone surrogate as its escape, such as `\\x1b`."""
-    return _UNSEEN.sub(_escape, text)
+    """The text with each character that cannot be printed as its escape, such as `\\x1b`; spaces stay.
+
+    Controls move the cursor, color the screen or set its title; formats turn the direction of writing; lone surrogates
+    cannot be encoded; private and unassigned characters show as anything. Line breaks and tabs are escapes, too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if _is_shown(one) else one.encode("unicode_escape").decode() for one in text)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def brief(text: str, most: int = _MOST) -> str:

@@ -144,6 +144,7 @@ def _row(group: Group, kind: MethodKind, variant: str, own: RowStatistics, stand
         oracle_premium=oracle_premium(oracle, own.mean),
         agreement=_mean(point.run.agreement for point in done),
         teacher_accuracy=teacher,
+        teacher_sources=tuple(sorted({point.teacher_source for point in group.points if point.teacher_source})),
         comparisons=comparisons,
         images=_images(done) if done else None,
         costs=_costs(spec, done) if done else None,

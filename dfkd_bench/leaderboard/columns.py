@@ -106,7 +106,12 @@ COLUMNS: tuple[Column, ...] = (
     _text("preset", "the preset's name, also where options were changed", lambda cell, row: cell.key.preset),
     _text("protocol", "whose budget: `native` or `matched`", lambda cell, row: cell.key.protocol),
     _text("kind", "`method`, `null baseline` or `reference`", lambda cell, row: _KIND[row.kind]),
-    _text("rank", "rank in the cell: `1`, `1=` if tied, `not ranked`", lambda cell, row: row.standing.label),
+    _text(
+        "rank",
+        "rank in the cell: `1`, `1=` if tied, `not ranked`; a row that varies much over its seeds can have a better "
+        "one than a row with a higher mean",
+        lambda cell, row: row.standing.label,
+    ),
     _integer("place", "the rank as a number", lambda cell, row: row.standing.place),
     _text("method", "the method's name", lambda cell, row: row.method),
     _text("variant", "how it differs from the cell's other rows of this method", lambda cell, row: row.variant or None),
@@ -239,7 +244,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda cell, row: row.costs.peak_memory if row.costs else None,
     ),
     _text("hardware", "what it ran on", lambda cell, row: " + ".join(row.hardware)),
-    _text("precision", "what the networks were computed in", lambda cell, row: row.precision),
+    _text("precision", "what the networks were computed in, and whether compiled", lambda cell, row: row.precision),
     _text("code", "versions of the packages with plugins", lambda cell, row: _joined([row.code])),
     _text("versions", "Python and libraries", lambda cell, row: _joined(e.versions for e in row.environments)),
     _text("teacher_sha256", "hash of the teacher's weights", lambda cell, row: cell.key.teacher_sha256 or None),

@@ -190,6 +190,7 @@ class Row:
         oracle_premium: that minus the mean of the last epoch, in points.
         agreement: mean agreement with the teacher.
         teacher_accuracy: the teacher's test accuracy; None if unknown.
+        teacher_sources: where its runs had the teacher from: trained here, or the name of a file.
         comparisons: every published number for this method, dataset and pair, with its verdict.
         images: what was synthesized and kept; None if no run finished.
         costs: what a run cost; None if no run finished.
@@ -215,6 +216,7 @@ class Row:
     oracle_premium: float | None
     agreement: float | None
     teacher_accuracy: float | None
+    teacher_sources: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     images: Images | None
     costs: Costs | None

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import unicodedata
+from dfkd_bench.texts import visible
 
 __all__ = ["amount", "number", "plain", "signed"]
 
 #: No text from a record is shown longer than this; the record has the whole.
 LONGEST = 300
 
-#: Controls, formats (among them those that turn the direction of writing), lone surrogates, private and unassigned.
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
-
 
 def plain(text: str, longest: int = LONGEST) -> str:
     """One line of printable characters, cut after `longest` of them.
 
-    White space becomes single spaces, and what cannot be printed becomes the replacement character: no text from a
-    record moves the cursor, colors a terminal, breaks a line of a table or turns the direction of writing.
+    White space becomes single spaces, and what cannot be printed its escape (`texts.visible`): no text from a record
+    moves the cursor, colors a terminal, breaks a line of a table or turns the direction of writing.
     """
     cut = text[: longest + 1] if len(text) > 4 * longest else text
-    words = " ".join(cut.split())
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNPRINTABLE else c for c in words)
+    shown = visible(" ".join(cut.split()))
     if len(shown) <= longest and cut is text:
         return shown
     return shown[: longest - 1].rstrip() + "…"

@@ -122,6 +122,7 @@ def notes(cell: Cell) -> Iterator[str]:
         )
     elif methods and max(row.statistics.n for row in methods) < FEWEST_SEEDS:
         yield "Fewer than three seeds: no ranking can be read from this."
+    yield from _crossed(cell)
     best = next((row for row in cell.rows if row.sampling is not None and row.mean is not None), None)
     if best is not None and best.sampling is not None:
         yield (
@@ -136,6 +137,20 @@ def notes(cell: Cell) -> Iterator[str]:
     for row in cell.rows:
         for reason in row.reasons:
             yield plain(f"{row.label}, {reason}", 299).rstrip(".") + "."
+
+
+def _crossed(cell: Cell) -> Iterator[str]:
+    """Where ranks do not follow the means: to be told apart is not transitive where variances differ."""
+    ranked = [(row.standing.place, row) for row in cell.of_kind("method") if row.standing.place is not None]
+    for at, (place, row) in enumerate(ranked):
+        above = [plain(other.label, 80) for worse, other in ranked[:at] if worse > place]
+        if above:
+            label = plain(row.label, 80)
+            yield (
+                f"Ranks do not follow the means here: {label} has rank {row.standing.label} with a lower mean than "
+                f"{', '.join(above)}. Its accuracy varies so much over the seeds that it cannot be told from the first "
+                "row of its rank, and the others can."
+            )
 
 
 def _sources(cell: Cell) -> Iterator[str]:

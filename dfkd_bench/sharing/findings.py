@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dfkd_bench.texts import brief, visible
+
 __all__ = ["Finding"]
 
 _LONGEST = 600
@@ -26,6 +28,4 @@ class Finding:
 
     def __str__(self) -> str:
         """One printable sentence: what strangers wrote into a record cannot steer the terminal."""
-        sentence = f"{self.path}: {self.field} {self.text}"
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-        return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
+        return brief(visible(f"{self.path}: {self.field} {self.text}"), _LONGEST)

@@ -194,11 +194,11 @@ class Stage(Generic[OptionsT]):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
+        """Everything needed to resume mid-run: tensors and plain data. The random stream is the runner's business."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state but was given {sorted(state)}")
 

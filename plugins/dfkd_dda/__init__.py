@@ -13,13 +13,11 @@ from typing import Any
 from dfkd_bench import SMALL, Method, Preset, hookimpl, use
 
 _BIBTEX = """\
-@inproceedings{li2024towards,
+@article{li2024towards,
   title = {Towards Effective Data-Free Knowledge Distillation via Diverse Diffusion Augmentation},
   author = {Li, Muquan and Zhang, Dongyang and He, Tao and Xie, Xiurui and Li, Yuan-Fang and Qin, Ke},
-  booktitle = {ACM International Conference on Multimedia},
-  year = {2024},
-  eprint = {2410.17606},
-  archiveprefix = {arXiv}
+  journal = {arXiv preprint arXiv:2410.17606},
+  year = {2024}
 }"""
 
 

@@ -24,6 +24,8 @@ from dfkd_bench.leaderboard.columns import COLUMNS, document, pandas_types
 from dfkd_bench.leaderboard.csv_form import csv_text
 from dfkd_bench.leaderboard.latex import latex_text
 from dfkd_bench.leaderboard.markdown import markdown_text
+from dfkd_bench.leaderboard.page.pictures import Pictures
+from dfkd_bench.leaderboard.page.render import page_text
 from dfkd_bench.leaderboard.text import amount, plain, signed
 from dfkd_bench.planning.installed import Installed
 from dfkd_bench.results.records import Results
@@ -172,7 +174,7 @@ def test_hostile_text_is_text_on_the_screen(hostile):
 
 def test_text_is_one_line_of_what_can_be_printed():
     assert plain("a\n\tb  c") == "a b c"
-    assert plain("\x1b[31m\u202ex\ud800") == "�[31m�x�"
+    assert plain("\x1b[31m\u202ex\ud800\ue000") == r"\x1b[31m\u202ex\ud800\ue000"
     assert plain("x" * 400, 10) == "xxxxxxxxx…"
     assert len(plain("x" * 10**6)) == 300
     assert plain("x" * 300) == "x" * 300
@@ -280,3 +282,26 @@ def test_the_latex_compiles(tmp_path, ours, hostile):
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:]
         assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+
+
+def test_every_form_says_where_ranks_do_not_follow_the_means():
+    spread = (-12.2, -7.0, 0.0, 7.0, 12.2)
+    points = {
+        "best": [90 + d / 100 for d in spread],
+        "second": [78 + d / 100 for d in reversed(spread)],
+        "wild": [77 + d for d in spread],
+    }
+    table = build_table(
+        make_record(make_spec(method=name, seed=seed), accuracy)
+        for name, accuracies in points.items()
+        for seed, accuracy in enumerate(accuracies)
+    )
+    (cell,) = table.cells
+    assert [(row.method, row.standing.label) for row in cell.rows] == [("best", "1="), ("second", "3"), ("wild", "1=")]
+    said = "Ranks do not follow the means here: wild has rank 1= with a lower mean than second."
+    assert said in " ".join(screen(table).split())
+    for form in (markdown_text(table), latex_text(table), page_text(table, Path(), Pictures.none)):
+        assert said in form
+    assert "better one than a row with a higher mean" in document()  # a CSV has no room for notes
+    records = [make_record(make_spec(method=name, seed=n), 80.0 + n) for name in "ab" for n in range(3)]
+    assert "do not follow" not in markdown_text(build_table(records))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 
 import pytest
 from support.e2e_kit import cli
@@ -11,6 +12,7 @@ from support.page_kit import CHROMIUM, HOSTILE, browser, simulate, write_page
 
 from dfkd_bench.leaderboard.build import read_table
 from dfkd_bench.leaderboard.figures import write_figures
+from dfkd_bench.leaderboard.page import payload
 from dfkd_bench.leaderboard.page.pictures import Pictures
 from dfkd_bench.leaderboard.page.render import page_text
 from dfkd_bench.results.records import Results
@@ -90,7 +92,17 @@ def test_provenance_by_keyboard_alone(page):
     dialog = page.locator("#details")
     assert dialog.is_visible()
     text = dialog.inner_text()
-    for wanted in ("a" * 64, "b" * 64, "Learning curves", "Runs", "a processor", "dfkd-bench", "finished"):
+    for wanted in (
+        "a" * 64,
+        "b" * 64,
+        "came from",
+        "made by hand",
+        "Learning curves",
+        "Runs",
+        "a processor",
+        "dfkd-bench",
+        "finished",
+    ):
         assert wanted in text
     page.locator("#spec summary").focus()
     page.keyboard.press("Enter")
@@ -105,6 +117,36 @@ def test_provenance_by_keyboard_alone(page):
     page.locator("#cost-chart .point").first.focus()
     page.keyboard.press("Enter")
     assert dialog.is_visible()
+
+
+@in_browser
+def test_of_many_rows_the_first_of_each_table_until_all_are_asked_for(chromium, root, tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "MOST_ROWS", 30)  # no table has more than the 10 that it always shows
+    page = chromium.new_page()
+    page.goto(write_page(root, tmp_path / "all.html").as_uri())
+    assert page.locator("#board tr.rest:visible").count() == 0
+    monkeypatch.setattr(payload, "MOST_ROWS", 4)
+    monkeypatch.setattr(payload, "FEWEST_ROWS", 3)
+    page.goto(write_page(root, tmp_path / "first.html").as_uri())
+    first = page.locator("#board tbody").first
+    assert first.locator("tr.row:visible").count() == 3
+    assert page.locator("#count").inner_text() == "40 rows"
+    assert page.locator("#cost-chart .point").count() == 10  # charts leave nothing out
+    page.get_by_role("button", name="Seconds").click()
+    seconds = [float(re.sub(" k$", "e3", text)) for text in column(page, 12)]
+    assert seconds == sorted(seconds)  # of all rows: the cheapest are those that are seen
+    assert first.locator("tr.row:visible").count() == 3
+    page.get_by_label("Text").fill("real-data")
+    assert page.locator("#board tr.row:visible").count() == 4
+    assert page.locator("#board tr.rest:visible").count() == 0
+    page.get_by_label("Text").fill("")
+    first.get_by_role("button", name="Show all 10 rows").focus()
+    page.keyboard.press("Enter")
+    assert first.locator("tr.row:visible").count() == 10
+    assert page.locator("#board tr.row:visible").count() == 10 + 3 * 3
+    assert page.evaluate("document.activeElement.closest('tr').previousElementSibling.hidden") is False
+    assert page.evaluate("document.activeElement.className") == "open"
+    page.close()
 
 
 @in_browser
@@ -162,3 +204,10 @@ def test_figures_are_the_same_bytes_twice(root, tmp_path):
     once, again = (write_figures(table, root, tmp_path / name, pytest.fail) for name in ("once", "again"))
     assert len(once) == 18
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+
+
+def test_figures_without_matplotlib_are_one_sentence(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ended = cli("figures", "--results", root, "--out", tmp_path / "figures")
+    assert ended.sentence() == "figures need matplotlib: pip install dfkd-bench[figures]"
+    assert not (tmp_path / "figures").exists()

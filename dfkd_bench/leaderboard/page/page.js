@@ -36,13 +36,36 @@
       return (x < y ? -direction : x > y ? direction : 0) || at(a) - at(b);
     };
   }
+  // To lay out a thousand rows takes a second: of many, each cell shows its first, and the others on demand.
+  const fits = new Array(rows.length).fill(true), expanded = new Set();
+  function show() {
+    const shown = new Set(data.rows.filter((row, index) => fits[index]).map((row) => row.cell)).size;
+    const total = fits.filter(Boolean).length, few = total <= data.most_rows;
+    const most = few ? Infinity : Math.max(data.fewest_rows, Math.floor(data.most_rows / shown));
+    for (const body of bodies) {
+      const open = expanded.has(body.dataset.cell), rest = body.querySelector("tr.rest");
+      let count = 0;
+      for (const tr of body.querySelectorAll("tr.row")) tr.hidden = !fits[at(tr)] || (++count > most && !open);
+      rest.hidden = open || count <= most;
+      rest.querySelector("button").textContent = `Show all ${count} rows`;
+    }
+  }
+  function expand(body) { expanded.add(body.dataset.cell); }
+  for (const body of bodies) body.querySelector("tr.rest button").addEventListener("click", () => {
+    const first = [...body.querySelectorAll("tr.row")].find((tr) => tr.hidden && fits[at(tr)]);
+    expand(body);
+    show();
+    first.querySelector(".open").focus();
+  });
+  addEventListener("beforeprint", () => { bodies.forEach(expand); show(); });
+
   function sort(column, direction) {
     const order = compare(column, direction);
     for (const body of bodies) {
       const own = [...body.querySelectorAll("tr.row")].sort(order);
-      const notes = body.querySelector("tr.notes");
-      for (const tr of own) body.insertBefore(tr, notes);
+      body.querySelector("tr.rest").before(...own);
     }
+    show();
   }
   // The first press shows what a reader most wants on top: high accuracy, low cost.
   const highFirst = new Set(["n", "Accuracy", "Published", "Agree"]);
@@ -65,11 +88,11 @@
     const shown = new Array(data.cells.length).fill(0);
     for (const tr of rows) {
       const row = data.rows[at(tr)], cell = data.cells[row.cell];
-      const fits = ["dataset", "pair", "preset"].every((key) => !wanted[key] || cell[key] === wanted[key])
+      fits[at(tr)] = ["dataset", "pair", "preset"].every((key) => !wanted[key] || cell[key] === wanted[key])
         && (!wanted.prior || row.prior === wanted.prior) && words.every((word) => text[at(tr)].includes(word));
-      tr.hidden = !fits;
-      shown[row.cell] += fits;
+      shown[row.cell] += fits[at(tr)];
     }
+    show();
     for (const body of bodies) body.hidden = !shown[Number(body.dataset.cell)];
     const total = shown.reduce((sum, count) => sum + count, 0);
     $("count").textContent = total === rows.length ? `${total} rows` : `${total} of ${rows.length} rows`;
@@ -136,9 +159,8 @@
   }
   function drawCost() {
     const box = $("cost-chart"), kind = $("cost-kind").value, cell = Number($("cost-cell").value);
-    const hidden = new Set(rows.filter((tr) => tr.hidden).map(at));
     const points = data.rows.map((row, index) => ({ row, index, x: row.costs && row.costs[kind], y: row.mean }))
-      .filter((point) => point.row.cell === cell && !hidden.has(point.index) && point.x > 0 && point.y != null);
+      .filter((point) => point.row.cell === cell && fits[point.index] && point.x > 0 && point.y != null);
     if (!points.length) { box.replaceChildren(make("p", { class: "hint" }, "No finished run to draw.")); return; }
     const xs = points.map((point) => point.x), width = chartWidth(box), height = width < 600 ? 340 : 420;
     const log = Math.max(...xs) / Math.min(...xs) > 8;
@@ -238,7 +260,7 @@
   function gallery(count) {
     const box = $("gallery");
     if (!box) return;
-    const shown = rows.filter((tr) => !tr.hidden).map((tr) => data.rows[at(tr)]);
+    const shown = data.rows.filter((row, index) => fits[index]);
     const all = shown.flatMap((row) => row.runs.filter((run) => run.picture).map((run) => [row, run]));
     box.replaceChildren(...all.slice(0, count).map(([row, run]) => shot(row, run)));
     $("gallery-more").hidden = all.length <= count;

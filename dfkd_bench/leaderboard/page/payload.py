@@ -18,6 +18,11 @@ from dfkd_bench.results.records import Environment
 
 __all__ = ["payload", "sort_keys"]
 
+#: A page of more rows shows the first of each cell until all are asked for: a browser lays out so many in 0.1 seconds.
+MOST_ROWS = 160
+#: So many of each cell are shown all the same.
+FEWEST_ROWS = 10
+
 #: A curve of more epochs is thinned to about so many points.
 _POINTS = 120
 
@@ -42,6 +47,8 @@ def payload(table: Table, root: Path, picture: Picture, report: Callable[[str], 
         "rows": rows,
         "environments": [json.loads(text) for text in environments],
         "phases": PHASES,
+        "most_rows": MOST_ROWS,
+        "fewest_rows": FEWEST_ROWS,
     }
 
 
@@ -69,6 +76,7 @@ def sort_keys(row: Row) -> list[float | str | None]:
 
 def _cell(cell: Cell) -> dict[str, Any]:
     key = cell.key
+    sources = {source for row in cell.rows for source in row.teacher_sources}
     return {
         "title": view.title(key, cell.teacher_accuracy),
         "dataset": plain(key.dataset),
@@ -77,6 +85,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "teacher": {
             "network": plain(key.teacher),
             "accuracy": cell.teacher_accuracy,
+            "came from": plain("; ".join(sorted(sources))) or "unknown",
             "weights (SHA-256)": key.teacher_sha256 or "unknown",
             "test split (SHA-256)": key.test_split or "unknown",
         },
@@ -159,6 +168,7 @@ def _environment(found: Environment) -> str:
         "device": found.device,
         "hardware": found.hardware,
         "precision": found.precision,
+        "compiled": "yes" if found.compiled else "no",
         "threads": str(found.threads),
         "platform": found.platform,
         **found.versions,
