@@ -63,6 +63,8 @@ OPTIONS = {
     "train_batch": 8,
     "negatives": 8,
     "dataset": OTHER.name,
+    # Where a network's last maps are is found by their values, and there are none.
+    "cam": 0.0,
 }
 
 
