@@ -63,8 +63,10 @@ OPTIONS = {
     "train_batch": 8,
     "negatives": 8,
     "dataset": OTHER.name,
-    # Where a network's last maps are is found by their values, and there are none.
+    # Where a network's last maps are is found by their values, and there are none; a gradient with respect to maps
+    # asks for a driver.
     "cam": 0.0,
+    "gcam": 0.0,
 }
 
 
