@@ -83,7 +83,8 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm(tokens))
-        return tokens + self.mlp(tokens)
+        out: Tensor = tokens + self.mlp(tokens)
+        return out
 
 
 class _Transformer(nn.Module):
