@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import dfkd_baselines
 import dfkd_bench
 import dfkd_dda
+import dfkd_recent
 from dfkd_bench import evaluation
 from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.datasets.split import Split
@@ -45,7 +46,10 @@ __all__ = ["Play", "make_registry", "play", "spec_of"]
 
 #: Datasets that are there without a download: CIFAR-10's card, and no images worth the name.
 OWN, OTHER = (CIFAR10.model_copy(update={"name": name}) for name in ("fake-own", "fake-other"))
-PACKAGES = [Path(package.__file__).parent for package in (dfkd_bench, dfkd_baselines, dfkd_dda)]  # type: ignore[arg-type]
+_PACKAGES = (dfkd_bench, dfkd_baselines, dfkd_dda, dfkd_recent)
+PACKAGES = [Path(package.__file__).parent for package in _PACKAGES]  # type: ignore[arg-type]
+#: For a method that needs attention in its teacher.
+TRANSFORMER = "timm/vit_tiny_patch16_224?depth=1&embed_dim=24&img_size=32&num_heads=3&patch_size=8"
 #: Enough for whole steps between the first and the last.
 STEPS = 3
 SCHEDULE = {"warmup_rounds": 1, "epochs": 1, "rounds_per_epoch": 1, "steps_per_epoch": STEPS, "batch_size": 8}
@@ -60,6 +64,10 @@ OPTIONS = {
     "train_batch": 8,
     "negatives": 8,
     "dataset": OTHER.name,
+    # Where a network's last maps are is found by their values, and there are none; a gradient with respect to maps
+    # asks for a driver.
+    "cam": 0.0,
+    "gcam": 0.0,
 }
 
 
@@ -109,13 +117,19 @@ def spec_of(
     method: str,
     registry: Registry,
     *,
-    pair: str = "tiny:tiny",
+    pair: str | None = None,
     preset: str = "quick",
     schedule: Mapping[str, Any] = SCHEDULE,
     options: Mapping[str, Any] = OPTIONS,
 ) -> RunSpec:
-    """A method's run with these fields of the schedule, and these options in whichever of its stages has them."""
+    """A method's run with these fields of the schedule, and these options in whichever of its stages has them.
+
+    Without a `pair` on tiny networks; the teacher is a transformer where the method needs one.
+    """
     recipe = registry.load("method", method)
+    if pair is None:
+        needs = registry.load("synthesizer", recipe.synthesizer.name).requires
+        pair = f"{TRANSFORMER if 'attention' in needs else 'tiny'}:tiny"
     ref = TeacherRef(sha256="0" * 64)
     request = Request([method], [Pair.parse(pair)], OWN.name, ref, preset)
     overrides = [Override("schedule", name, value) for name, value in schedule.items()]

