@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import marshal
 import math
 import os
 import stat
@@ -29,7 +28,6 @@ __all__ = [
     "Number",
     "check_plain",
     "check_regular",
-    "content_key",
     "own_path",
     "parse_json",
     "parse_model",
@@ -294,17 +292,6 @@ def read_model(model: type[ModelT], path: Path, what: str, remedy: str) -> Model
         DfkdError: it cannot be read, or holds no such model.
     """
     return parse_model(model, read_bytes(path), path, what, remedy)
-
-
-def content_key(value: Any) -> bytes | None:
-    """Bytes that stand for plain data: equal ones for equal content alone, 1, 1.0 and true kept apart.
-
-    They hold for this process. None for what is more than plain data.
-    """
-    try:
-        return marshal.dumps(value, 2)  # later versions have references, which depend on more than the content
-    except ValueError:
-        return None
 
 
 def refusal(error: ValidationError, path: Path | str, what: str, remedy: str) -> DfkdError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import marshal
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -19,7 +20,6 @@ from pydantic import (
 
 from dfkd_bench.card import TeacherRecipe
 from dfkd_bench.errors import DfkdError
-from dfkd_bench.foreign import content_key
 from dfkd_bench.method import Schedule, StageChoice
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "SeedFamily",
     "TeacherRef",
     "content_hash",
+    "content_key",
 ]
 
 
@@ -52,6 +53,17 @@ def _canonical(plain: dict[str, Any]) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_key(value: Any) -> bytes | None:
+    """Bytes that stand for plain data: equal ones for equal content alone, 1, 1.0 and true told apart.
+
+    They hold for this process. None for what is more than plain data.
+    """
+    try:
+        return marshal.dumps(value, 2)  # later versions have references, which depend on more than the content
+    except ValueError:
+        return None
 
 
 class Pair(BaseModel):

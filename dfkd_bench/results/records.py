@@ -23,11 +23,11 @@ from typing_extensions import TypedDict
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import remove, replacing, writable_folder
-from dfkd_bench.foreign import Count, Number, content_key, parse_json, parse_model, read_bytes, refusal
+from dfkd_bench.foreign import Count, Number, parse_json, parse_model, read_bytes, refusal
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
-from dfkd_bench.spec import RecalledSpec
+from dfkd_bench.spec import RecalledSpec, content_key
 
 __all__ = [
     "Accuracy",
