@@ -224,6 +224,7 @@ def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Seq
         mock.patch.object(loop, "weights_hash", lambda state: ""),
         mock.patch.object(loop, "teacher_answers", lambda _, network, evaluator, __: evaluator.reference(network)),
     ):
+        remarks: list[str] = []
         try:
             run = loop.Run(
                 spec,
@@ -231,7 +232,7 @@ def play(spec: RunSpec, registry: Registry, precision: torch.dtype, folders: Seq
                 registry,
                 Execution(GPU, precision),
                 emit,  # type: ignore[arg-type]
-                SimpleNamespace(note=lambda **_: None, write=lambda: None),  # type: ignore[arg-type]
+                SimpleNamespace(note=lambda **_: None, write=lambda: None, remark=remarks.append),  # type: ignore[arg-type]
             )
             run.to_the_end(_Travel())  # type: ignore[arg-type]
         except Exception:

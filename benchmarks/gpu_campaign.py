@@ -205,9 +205,7 @@ def _copied_if_absent(source: str, target: str) -> str:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where all is kept; default: $OUT, else ./campaign")
-    parser.add_argument(
-        "--from", dest="resume_from", type=Path, help="copy an earlier portion's folder into --out first"
-    )
+    parser.add_argument("--from", dest="resume_from", type=Path, help="copy an earlier portion into --out first")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop by itself after so many")
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="least time between checkpoints")
     parser.add_argument("--dataset", default="cifar10")

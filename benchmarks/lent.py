@@ -59,8 +59,8 @@ def make_registry() -> Registry:
     return registry
 
 
-class TimeIsUp(KeyboardInterrupt):  # noqa: N818 - what it is to the run: Ctrl-C, after which it can be resumed
-    """The clock has rung."""
+class TimeIsUp(KeyboardInterrupt):
+    """The clock has rung; to a run that is what Ctrl-C is, after which it can be resumed."""
 
 
 class Clock:

@@ -42,10 +42,16 @@ Work = Callable[[], object]
 
 
 class Steps:
-    """Every step by its name; each is made when it is first asked for."""
+    """Every step by its name; each is made when it is first asked for.
 
-    def __init__(self, setting: Setting, device: torch.device = CPU) -> None:
-        self.setting, self.device = setting, device
+    Args:
+        setting: how large they are.
+        device: where they run.
+        compiled: teacher and student go through `torch.compile`, as with `dfkd-bench run --compile`.
+    """
+
+    def __init__(self, setting: Setting, device: torch.device = CPU, *, compiled: bool = False) -> None:
+        self.setting, self.device, self._compiled = setting, device, compiled
         self.precision = torch.bfloat16 if setting.precision == "bf16" else torch.float32
         torch.manual_seed(0)
         self.teacher, self.student = (self._network(body).requires_grad_(False) for body in (wrn40_2(10), wrn16_1(10)))
@@ -72,7 +78,10 @@ class Steps:
             torch.cuda.synchronize(self.device)
 
     def _network(self, body: nn.Module) -> Network:
-        return Network(body, CIFAR10, self.precision).placed(self.device).eval()
+        network = Network(body, CIFAR10, self.precision).placed(self.device).eval()
+        if self._compiled:
+            network.compile_passes()
+        return network
 
     def _make(self, name: str) -> Work:
         step, _, floor = name.partition(" ")

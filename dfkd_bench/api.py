@@ -146,8 +146,8 @@ def run(
         options: such as `{"synthesizer.steps": 500, "schedule.epochs": 10, "teacher.epochs": 30}`.
         swaps: other stages, such as `{"augmenter": "classic"}`.
         teacher: a file with the teacher's weights; by default one is trained, once.
-        places: `results`, `teachers`, `data_root`, `device`, `precision`, `deterministic`, `graphs` as on the
-            command line.
+        places: `results`, `teachers`, `data_root`, `device`, `precision`, `deterministic`, `graphs`, `compile` as on
+            the command line.
 
     Raises:
         DfkdError: a mistake in what was asked, in one sentence.

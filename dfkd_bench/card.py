@@ -63,7 +63,7 @@ class TeacherRecipe(BaseModel):
 
 
 class DatasetCard(BaseModel):
-    """A dataset's description: all that a data-free method is told.
+    """A dataset's description: all that a data-free method knows of it.
 
     Images are float32 [N, C, H, W] in [0, 1] everywhere; `mean` and `std` are per channel, in that range.
     """

@@ -17,6 +17,7 @@ import torch
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.results.records import Environment
+from dfkd_bench.stages.compiled import compiler_missing
 from dfkd_bench.stages.network import Precision
 
 __all__ = ["DeviceName", "Execution", "PrecisionName", "arithmetic", "describe", "execution"]
@@ -37,6 +38,7 @@ class Execution:
         data_root: local datasets, or None for the hub's.
         asked: device and precision before `auto` was settled for this machine.
         deterministic: ask for kernels that answer the same each time, where PyTorch has them (CUDA alone).
+        compile: a run's teacher and student go through `torch.compile`.
         graphs: capture steps as CUDA graphs and replay them (CUDA alone).
     """
 
@@ -46,6 +48,7 @@ class Execution:
     asked: tuple[DeviceName, PrecisionName] = ("auto", "auto")
     deterministic: bool = False
     graphs: bool = False
+    compile: bool = False
 
 
 def execution(
@@ -55,14 +58,16 @@ def execution(
     *,
     here: bool = True,
     deterministic: bool = False,
+    compile: bool = False,
     graphs: bool = False,
 ) -> Execution:
     """Settle `auto`: a GPU if there is one; bf16 where the processor computes with it, else float32.
 
-    With `here` false the runs go on on other machines, and this one need not have what is asked for.
+    With `here` false the runs are executed on other machines, and this one need not have what is asked for.
 
     Raises:
-        DfkdError: the device or precision is unknown, or `cuda` is asked for and there is none.
+        DfkdError: the device or precision is unknown, `cuda` is asked for and there is none, or `compile` and this
+            machine has no compiler.
     """
     if device not in get_args(DeviceName):
         raise DfkdError(
@@ -76,8 +81,13 @@ def execution(
         raise DfkdError("no CUDA device was found: use --device cpu, or install a torch build that fits the driver")
     found = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(found))
+    if compile and graphs:
+        raise DfkdError("--compile and --graphs together are untried: leave one of them out")
+    missing = compiler_missing(found.type) if compile and here else None
+    if missing is not None:
+        raise DfkdError(f"--compile needs {missing}, and there is none here: install it, or leave --compile out")
     settled = torch.bfloat16 if bf16 else torch.float32
-    return Execution(found, settled, data_root, (device, precision), deterministic, graphs)
+    return Execution(found, settled, data_root, (device, precision), deterministic, graphs, compile)
 
 
 def _computes_bf16(device: torch.device) -> bool:
@@ -148,6 +158,7 @@ def describe(execution: Execution, registry: Registry, *, computing: bool = True
         tf32=False if cuda else None,
         deterministic=execution.deterministic if cuda else None,
         graphs=execution.graphs if cuda else None,
+        compiled=execution.compile,
         notes=_notes(execution) if cuda else (),
     )
 

@@ -12,13 +12,16 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from dfkd_bench.errors import DfkdError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "Count",
@@ -31,11 +34,13 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_model",
+    "read_tensors",
     "read_text",
     "refusal",
 ]
 
 _MOST_BYTES = 16 * 2**20
+_MOST_TENSOR_BYTES = 64 * 2**30
 _MOST_DEPTH = 100
 _LARGEST = 1e100
 _LONGEST_PATH = 4096
@@ -66,7 +71,7 @@ def check_regular(path: Path | str) -> None:
 
     Raises:
         FileNotFoundError: nothing is there.
-        DfkdError: it is a folder, a device, a pipe or a loop of links, or may not be looked at.
+        DfkdError: it is a folder, a device, a pipe or a loop of links, or may not be read.
     """
     try:
         found = os.stat(path)  # noqa: PTH116 - a text, too
@@ -162,6 +167,44 @@ def _check_kind(path: Path | str, found: os.stat_result) -> None:
 
 def _unreadable(path: Path | str, error: Exception) -> DfkdError:
     return DfkdError(f"cannot read {path} ({getattr(error, 'strerror', None) or first_line(error)})")
+
+
+def read_tensors(
+    path: Path | str, names: Sequence[str], most: int = _MOST_TENSOR_BYTES
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a safetensors file by name, on the CPU, and the texts that stand beside them.
+
+    Args:
+        path: the file.
+        names: of the tensors that it must have; others are not read.
+        most: how many bytes it may have.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        DfkdError: it is no regular file, is larger, is no safetensors file, lacks a tensor, or one holds a number that
+            is not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
+    size = os.stat(path).st_size  # noqa: PTH116 - a text, too
+    if size > most:
+        raise DfkdError(f"cannot read {path}: it has {size:,} bytes, and at most {most:,} are read")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            lacking = [name for name in names if name not in stored.keys()]  # noqa: SIM118 - it is no dict
+            if lacking:
+                raise DfkdError(f"{path} has no tensor '{lacking[0]}': give a file that has")
+            tensors = {name: stored.get_tensor(name) for name in names}
+            texts: dict[str, str] = stored.metadata() or {}
+    except SafetensorError as error:
+        raise DfkdError(f"{path} is no safetensors file ({first_line(error)}): write it again") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DfkdError(f"{path}: the tensor '{name}' holds numbers that are not finite: write it again")
+    return tensors, texts
 
 
 # --- content --------------------------------------------------------------------------------------------------------

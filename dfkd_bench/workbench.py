@@ -39,16 +39,19 @@ class Workbench:
         registry: Registry | None = None,
         here: bool = True,
         deterministic: bool = False,
+        compile: bool = False,
         graphs: bool = False,
     ) -> Workbench:
         """With the defaults of the command line; `here` is false where an engine does the runs on other machines.
 
         Raises:
-            DfkdError: the device is not there.
+            DfkdError: the device is not there, or a compiler that `compile` needs.
         """
         registry = registry or default_registry()
         root = None if data_root is None else Path(data_root)
-        settled = execution(device, precision, root, here=here, deterministic=deterministic, graphs=graphs)
+        settled = execution(
+            device, precision, root, here=here, deterministic=deterministic, graphs=graphs, compile=compile
+        )
         store = TeacherStore(cache_folder("teachers") if teachers is None else Path(teachers), registry, settled)
         return cls(registry, settled, store, Results(Path(results)))
 

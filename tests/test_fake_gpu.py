@@ -101,6 +101,10 @@ def test_the_contract_kit_plays_on_a_gpu(faults):
     assert {check: error for check, error in seen.items() if error} == {}
 
 
+def test_the_steps_that_are_timed_take_place_on_a_gpu(faults):
+    assert {name: error for name, error in faults["steps"].items() if error} == {}
+
+
 def test_a_table_of_counts_shows_both_numbers_where_they_differ(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     counts = __import__("gpu_counts")

@@ -30,6 +30,7 @@ from dfkd_bench.blocks.kd import agreement_adversary
 from dfkd_bench.blocks.restart import restart
 from dfkd_bench.blocks.views import crop_and_flip
 from dfkd_bench.errors import first_line
+from dfkd_bench.foreign import own_path, read_tensors
 from dfkd_bench.method import Prior
 
 
@@ -271,15 +272,12 @@ def label_embeddings(options: NayerOptions, context: StageContext) -> Tensor:
 
 
 def _from_file(options: NayerOptions) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if options.embedding_file is None:
         raise DfkdError("embedding=file needs a file: give it with --set synthesizer.embedding_file=PATH")
     try:
-        return load_file(options.embedding_file)["embeddings"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise DfkdError(f"{options.embedding_file} is no safetensors file with 'embeddings' ({error})") from error
+        return read_tensors(own_path(str(options.embedding_file)), ["embeddings"])[0]["embeddings"]
+    except FileNotFoundError as error:
+        raise DfkdError(f"there is no file {options.embedding_file} with label embeddings: fix the path") from error
 
 
 def _from_clip(options: NayerOptions, card: DatasetCard) -> Tensor:

@@ -198,6 +198,6 @@ class BnAverage:
         return {"means": means, "variances": variances}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         known = state["means"] is not None
         self._average = tuple(state[name].to(device, copy=True) for name in ("means", "variances")) if known else None

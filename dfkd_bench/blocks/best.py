@@ -13,7 +13,7 @@ __all__ = ["Best"]
 class Best:
     """Keeps copies of the tensors of the step with the lowest loss; the first step is always taken.
 
-    The copies share no storage with what the optimizer goes on changing (the fault B01 of released code).
+    The copies share no storage with what the optimizer keeps changing (the fault B01 of released code).
     """
 
     def __init__(self) -> None:

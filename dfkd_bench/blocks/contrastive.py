@@ -93,12 +93,12 @@ class InstanceBank:
         return rows[:, 0], rows[:, 1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         # On the CPU: a second bank need not fit on the device.
         return {"rows": self._room[: self._count].to("cpu", copy=True), "next": self._next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._room = state["rows"].to(self._room.device, copy=True)
         self._count = len(self._room)
         self._next = state["next"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dfkd_bench.cli import (
+    cache,
     check,
     claims,
     figures,
@@ -55,6 +56,7 @@ app.command("show", rich_help_panel=_LOOK_UP, epilog=show.EXAMPLES)(show.show)
 app.command("claims", rich_help_panel=_LOOK_UP, epilog=claims.EXAMPLES)(claims.claims)
 app.command("models", rich_help_panel=_LOOK_UP)(listings.models)
 app.command("datasets", rich_help_panel=_LOOK_UP)(listings.datasets)
+app.command("cache", rich_help_panel=_LOOK_UP, epilog=cache.EXAMPLES)(cache.cache)
 app.command("new", rich_help_panel=_WRITE, epilog=new.EXAMPLES)(new.new)
 app.command("plugins", rich_help_panel=_WRITE)(listings.plugins)
 app.command("check", rich_help_panel=_WRITE, epilog=check.EXAMPLES)(check.check)

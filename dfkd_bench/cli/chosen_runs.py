@@ -82,7 +82,7 @@ def left(bench: Workbench, todo: Sequence[RunSpec]) -> str:
 
     here = describe(bench.execution, bench.registry, computing=False)
     known = bench.results.records(lambda error: None)
-    return "left: " + estimate(todo, known, here.hardware, here.precision).sentence()
+    return "left: " + estimate(todo, known, here).sentence()
 
 
 def projected(bench: Workbench, runs: Sequence[Planned]) -> Iterator[str]:

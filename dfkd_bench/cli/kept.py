@@ -63,6 +63,10 @@ def measure(
     real: Annotated[
         bool, typer.Option("--real", help="Also compare with the real test images, which no method may see.")
     ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Compare images in the features of a timm network in this folder, not in the teacher's."),
+    ] = None,
     teachers: TeachersDir = None,
     data_root: DataRoot = None,
     device: Device = DeviceChoice.auto,
@@ -73,4 +77,5 @@ def measure(
     from dfkd_bench.workbench import Workbench
 
     bench = Workbench.make(teachers=teachers, data_root=data_root, device=device.value, precision="fp32")
-    raw(look(open_run(run, bench), bench, part=part.value, most=most, real=real).model_dump_json(indent=1))
+    found = look(open_run(run, bench), bench, part=part.value, most=most, real=real, features=features)
+    raw(found.model_dump_json(indent=1))

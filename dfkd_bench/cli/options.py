@@ -16,6 +16,7 @@ _MOST_JOBS = 1024
 __all__ = [
     "Address",
     "CheckpointSeconds",
+    "Compile",
     "CpusPerRun",
     "DataRoot",
     "Dataset",
@@ -110,6 +111,13 @@ Deterministic = Annotated[
     typer.Option(
         "--deterministic",
         help="On a GPU, ask for deterministic kernels where there are some; slower, and some results still vary.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Run teacher and student through torch.compile where nobody looks into a pass; takes minutes to begin.",
     ),
 ]
 Graphs = Annotated[

@@ -13,6 +13,7 @@ from dfkd_bench.cli.console import complain, say
 from dfkd_bench.cli.options import (
     Address,
     CheckpointSeconds,
+    Compile,
     CpusPerRun,
     DataRoot,
     Deterministic,
@@ -96,6 +97,7 @@ def run(
     device: Device = DeviceChoice.auto,
     precision: Precision = PrecisionChoice.auto,
     deterministic: Deterministic = False,
+    compile_: Compile = False,
     graphs: Graphs = False,
     retry: Retry = None,
     rerun: Rerun = None,
@@ -149,6 +151,7 @@ def run(
             precision=precision.value,
             here=engine is not EngineChoice.ray,
             deterministic=deterministic,
+            compile=compile_,
             graphs=graphs,
         )
         grid = _study(bench, study, grid)
@@ -286,10 +289,11 @@ def _where(bench: Workbench, engine: EngineChoice) -> str:
     """Device and precision of the runs."""
     from dfkd_bench.environment import describe
 
+    compiled = ", compiled" if bench.execution.compile else ""
     if engine is EngineChoice.ray:
-        return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked)
+        return "a Ray cluster, device {}, precision {}".format(*bench.execution.asked) + compiled
     where = describe(bench.execution, bench.registry, computing=False)
-    return f"{where.device} ({where.hardware}), {where.precision}"
+    return f"{where.device} ({where.hardware}), {where.precision}{compiled}"
 
 
 # From so many epochs of a teacher's training on, the user is warned.

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
+from dfkd_bench.contract.breach import RUNS
 from dfkd_bench.contract.checks import check_subject, checks_of
-from dfkd_bench.contract.subject import Finding, Subject, Verdict
+from dfkd_bench.contract.subject import Finding, Subject, Verdict, pair_lacks
 from dfkd_bench.contract.world import Build, World
 from dfkd_bench.environment import DeviceName, execution
 from dfkd_bench.errors import DfkdError, unknown_name
@@ -77,6 +78,12 @@ def check_stage(
     bodies = None if pair is None else _bodies(pair, registry or default_registry())
     where = execution(device).device
     half = torch.bfloat16 if precision == "bf16" else torch.float32
+    if bodies is not None:
+        lacking = [pair_lacks(stage, options, bodies) for options in given]
+        served = [options for options, lack in zip(given, lacking, strict=True) if lack is None]
+        if not served:
+            return iter([Finding(name, RUNS, "skipped", f"it {lacking[0]}, which {pair} lacks")])
+        given = served
     return check_subject(Subject(name, stage, tuple(given), half, bodies, behavior, where))
 
 

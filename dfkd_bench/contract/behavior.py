@@ -96,19 +96,16 @@ def _pull(subject: Subject, name: str, measure: Measure, least: float, what: str
     """Compares weight 0 with larger ones, as the first settings are and with each other weight switched off."""
     seen: list[tuple[float, float]] = []
     for options in _where_it_counts(subject, name):
-        without = changed(options, **{name: 0.0})
-        if without is None:
+        without, raised = (changed(options, **{name: weight}) for weight in (0.0, _RAISED))
+        if without is None or raised is None or subject.lacking(raised) is not None:
             continue
         before = _measured(subject, without, measure)
-        raised = changed(options, **{name: _RAISED})
-        if raised is None:
-            continue
         after = _measured(subject, raised, measure)
         if _change(before, after) / least >= 1:
             return f"'{name}' moves {what} from {before:.3g} to {after:.3g}"
         seen.append((before, after))
     if not seen:
-        return f"'{name}' takes no other value"
+        return f"'{name}' takes no other value here"
     before, after = min(seen, key=lambda pair: _change(*pair) / least)
     if _change(before, after) / least < -0.5:
         raise Breach(

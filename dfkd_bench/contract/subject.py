@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from dfkd_bench.card import DatasetCard
 from dfkd_bench.contract.alternatives import alternatives, shrunk
 from dfkd_bench.contract.breach import Breach
 from dfkd_bench.contract.episode import Episode, play
@@ -17,8 +20,9 @@ from dfkd_bench.contract.world import CPU, Build, World, make_card
 from dfkd_bench.stages.base import Stage
 from dfkd_bench.stages.network import Precision
 from dfkd_bench.stages.options import StageOptions
+from dfkd_bench.stages.requirements import NEEDS
 
-__all__ = ["Finding", "Subject", "Verdict"]
+__all__ = ["Finding", "Subject", "Verdict", "pair_lacks"]
 
 Verdict = Literal["pass", "fail", "skipped"]
 
@@ -86,8 +90,12 @@ class Subject:
         prior = self.stage.prior_with(options)
         for other in alternatives(options, name):
             small = shrunk(other)
-            if small != options and self.stage.prior_with(small) == prior:
+            if small != options and self.stage.prior_with(small) == prior and self.lacking(small) is None:
                 yield small
+
+    def lacking(self, options: StageOptions) -> str | None:
+        """What the pair lacks for these options, in words; None if nothing, as the kit's own networks."""
+        return None if self.pair is None else pair_lacks(self.stage, options, self.pair)
 
     def play(self, options: StageOptions | None = None, *, cut: int | None = None, **world: Any) -> Episode:
         """Play it in a world of its own; `world` has fields of `World`."""
@@ -97,7 +105,7 @@ class Subject:
     def world(self, cache: Path | str, **more: Any) -> World:
         """A world in its precision, with its pair; `more` has further fields."""
         if self.pair is not None:
-            more = {"card": make_card(5, 3, 32, 32), "pair": self.pair, **more}
+            more = {"card": _card_of_pairs(), "pair": self.pair, **more}
         given: dict[str, Any] = {"cache": Path(cache), "precision": self.precision, "device": self.device}
         return World(**{**given, "attention": "attention" in self.stage.requires, **more})
 
@@ -128,3 +136,31 @@ class Subject:
             f"{name}={value} (not {getattr(given, name)})" for name, value in options if value != getattr(given, name)
         ]
         return ", ".join(cut)
+
+
+def pair_lacks(stage: type[Stage[Any]], options: StageOptions, pair: tuple[Build, Build]) -> str | None:
+    """What a stage needs with these options and the pair's networks do not have, in words; None if nothing."""
+    offered = _offers(pair)
+    for name in sorted(stage.requires_with(options)):
+        need = NEEDS[name]
+        if any(need.offer not in offered.get(part, {need.offer}) for part in need.of):
+            return f"needs {need.what}"
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def _offers(pair: tuple[Build, Build]) -> dict[str, frozenset[str]]:
+    """What teacher and student offer, by the names that the table of needs has."""
+    found = {}
+    with torch.random.fork_rng(devices=[]):
+        for part, build in zip(("teacher", "student"), pair, strict=True):
+            body = build(_card_of_pairs())
+            layers = any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
+            stages = isinstance(getattr(body, "stages", None), tuple)
+            offers = {"batchnorm": layers, "stages": stages}
+            found[part] = frozenset(name for name, has in offers.items() if has)
+    return found
+
+
+def _card_of_pairs() -> DatasetCard:
+    return make_card(5, 3, 32, 32)

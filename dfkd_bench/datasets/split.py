@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
+from dfkd_bench.foreign import parse_json, read_tensors
 
 __all__ = ["Split", "check_split_name", "keep", "recall"]
 
@@ -87,14 +88,14 @@ def keep(split: Split, path: Path) -> Split:
 def recall(path: Path) -> Split | None:
     """The split in a cache file, or None if there is none or it is damaged: a damaged file is deleted."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            found = Split.of(stored.get_tensor("images"), stored.get_tensor("labels"))
-            said = json.loads(stored.metadata()["split"])
-            if said["fingerprint"] == found.fingerprint:
-                return replace(found, note=said["note"], file=path)
+        tensors, texts = read_tensors(path, ["images", "labels"])
+        found = Split.of(tensors["images"], tensors["labels"])
+        said = parse_json(texts["split"], str(path))
+        if said["fingerprint"] == found.fingerprint:
+            return replace(found, note=said["note"], file=path)
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (DfkdError, KeyError, TypeError, ValueError):
         pass  # damaged in one way or another, as is a file whose images do not have its fingerprint
     # If it cannot be deleted either, the next load decodes again: slower, with the same images.
     with suppress(OSError):

@@ -40,7 +40,7 @@ class _Stamp:
 class StoredSplit:
     """The decoded bytes of a split in a file, mapped into memory on demand.
 
-    The file is the one that the split was kept in, or else lies beside those in the user's cache, named by the split's
+    The file is the one that the split was kept in, or else is beside those in the user's cache, named by the split's
     hash, and serves every run. Where the cache cannot be written it is a nameless temporary file of this process.
 
     Args:

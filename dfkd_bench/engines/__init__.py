@@ -1,4 +1,4 @@
-"""Engines: where the runs of a grid go on. One run, one lock, one record, whichever engine does it."""
+"""Engines: where the runs of a grid are executed. One run, one lock, one record, whichever engine does it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run_grid(
             held.append(spec)
         elif ending.kind == "problem":
             problems[ending.sentence] = None
-            bench.results.require_writable()  # if it is this, no other run can go on either
+            bench.results.require_writable()  # if it is this, no other run can continue either
 
     todo = [spec for spec in sound if not again.stands(before[spec.hash], before[spec.hash])]
     pending.add(bench.results, specs)

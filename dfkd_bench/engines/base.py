@@ -58,5 +58,5 @@ class Engine(Protocol):
     def run(self, specs: Sequence[RunSpec], before: Mapping[str, Record | None], on_done: OnDone) -> None:
         """Try each spec once; `on_done(spec, ending)` is called in this thread as each try ends.
 
-        When it raises, `on_done` included, nothing of it goes on.
+        When it raises, `on_done` included, nothing of it keeps running.
         """

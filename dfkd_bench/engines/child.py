@@ -95,7 +95,7 @@ def run_apart(
         settings: where and how.
         before: its record when the grid was started.
         children: who ends the process if need be.
-        relay: is told what happens in the run.
+        relay: called with what happens in the run.
         environment: variables for the process.
 
     Raises:
@@ -228,7 +228,7 @@ def _conclude(spec: RunSpec, settings: WorkerSettings, before: Record | None, ta
     results = Results(settings.results)
     lock = locks.acquire(results.path, spec.hash, wait=1)
     if lock is None:
-        return Ending("held")  # another engine goes on with it already
+        return Ending("held")  # another engine runs it already
     try:
         if settings.again.stands(results.read(spec.hash), before):
             return Ending("record" if talk.made else "found")

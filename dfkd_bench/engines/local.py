@@ -23,7 +23,7 @@ class LocalEngine:
     Args:
         settings: for the runs.
         options: `jobs`.
-        relay: is told what happens in the runs.
+        relay: called with what happens in the runs.
     """
 
     def __init__(self, settings: WorkerSettings, options: EngineOptions, relay: Relay) -> None:
@@ -82,7 +82,7 @@ class LocalEngine:
 
 
 def _slots(settings: WorkerSettings, jobs: int | None) -> list[dict[str, str]]:
-    """The environment of each process that may go on at once."""
+    """The environment of each process that may run at once."""
     if settings.device == "cuda":
         gpus = _gpus()
         return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(jobs or len(gpus))]

@@ -70,6 +70,7 @@ def _nothing_known(spec: RunSpec, settings: WorkerSettings) -> progress_file.Pro
         settings.data_root,
         here=False,
         deterministic=settings.deterministic,
+        compile=settings.compile,
         graphs=settings.graphs,
     )
     return progress_file.Progress.begin(spec, priors, describe(where, registry, computing=False))

@@ -1,6 +1,6 @@
 """On a Ray cluster: each run is a task that starts the same process as the local engine.
 
-So a crash is a row, wherever it happens, and only a lost node is Ray's to retry: the run goes on elsewhere from the
+So a crash is a row, wherever it happens, and only a lost node is Ray's to retry: the run resumes elsewhere from the
 results folder, which all nodes must see under the same path.
 """
 
@@ -54,7 +54,7 @@ class RayEngine:
     Args:
         settings: for the runs.
         options: `address`, `gpus_per_run`, `cpus_per_run`.
-        relay: is told how runs ended; how far they are is in the results folder.
+        relay: called when runs end; how far they are is in the results folder.
 
     Raises:
         DfkdError: Ray is not installed, or there is no cluster at the address.

@@ -29,6 +29,7 @@ class WorkerSettings(BaseModel):
     again: Again
     keep_bank: bool = False
     deterministic: bool = False
+    compile: bool = False
     graphs: bool = False
 
     @classmethod
@@ -49,5 +50,6 @@ class WorkerSettings(BaseModel):
             again=again,
             keep_bank=keep_bank,
             deterministic=where.deterministic,
+            compile=where.compile,
             graphs=where.graphs,
         )

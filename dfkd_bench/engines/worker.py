@@ -1,7 +1,7 @@
-"""The process in which one run goes on, started by `engines.process`.
+"""The process that executes one run, started by `engines.process`.
 
-It reads the spec and the settings as one line of JSON, says that it is ready, is told to go, and sends what happens in
-the run as lines of JSON. It ends itself when its standard input closes: then its parent is gone.
+It reads the spec and the settings as one line of JSON, says that it is ready, waits for the word to start, and sends
+what happens in the run as lines of JSON. It ends itself when its standard input closes: then its parent is gone.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def main() -> None:
             device=settings.device,  # type: ignore[arg-type]
             precision=settings.precision,  # type: ignore[arg-type]
             deterministic=settings.deterministic,
+            compile=settings.compile,
             graphs=settings.graphs,
         )
         # The parent holds the run until all is ready, so that a dozen engines do not start a dozen processes for it.

@@ -1,4 +1,4 @@
-"""What happens in a run, as told to plugins on the `dfkd_run_event` hook."""
+"""What happens in a run, as plugins hear it on the `dfkd_run_event` hook."""
 
 from __future__ import annotations
 

@@ -183,9 +183,9 @@ class Registry:
             self._manager.unregister(plugin)
 
     def emit(self, event: RunEvent, *, relayed: bool = False) -> None:
-        """Tell every plugin. One that raises is warned about and told nothing more: a display never ends a run.
+        """Tell every plugin. One that raises is warned about and hears nothing more: a display never ends a run.
 
-        An event that is `relayed` from the process where it happened is told to those who came by `listen` only: the
+        An event that is `relayed` from the process where it happened reaches only those who came by `listen`: the
         installed plugins heard it there.
         """
         for listener in list(self._manager.hook.dfkd_run_event.get_hookimpls()):

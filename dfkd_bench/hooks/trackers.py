@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 class _Listener:
-    """A tracker that is told no more once it has raised: it is named once, and the runs go on."""
+    """A tracker that hears nothing more once it has raised: it is named once, and the runs continue."""
 
     def __init__(self, name: str, tracker: Tracker, report: Callable[[str], None]) -> None:
         self._name, self._tracker, self._report = name, tracker, report

@@ -95,7 +95,7 @@ def collect(records: Iterable[Record], root: Path, left_out: list[str] | None = 
             left_out.append(str(error))
             continue
         teacher = record.spec.teacher.sha256 or "" if record.teacher is None else record.teacher.sha256
-        key = (record.spec.settings, record.environment.precision, teacher, record.test_split or "")
+        key = (record.spec.settings, _precision(record.environment), teacher, record.test_split or "")
         if key not in specs or record.spec.seed < specs[key].seed:
             specs[key] = record.spec
         found[key].append(point)
@@ -111,6 +111,11 @@ def collect(records: Iterable[Record], root: Path, left_out: list[str] | None = 
             own = spec if spec.seed == lowest else spec.with_seeds([lowest])[0]
             groups.append(Group(cell, own, key[1], code, once))
     return Collection(groups, left_out, notes)
+
+
+def _precision(environment: Environment) -> str:
+    """What the networks were computed in; a compiler rounds otherwise, and takes other seconds."""
+    return f"{environment.precision} compiled" if environment.compiled else environment.precision
 
 
 def _adopt(found: dict[_Key, list[Point]], specs: dict[_Key, RunSpec]) -> None:

@@ -244,7 +244,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda cell, row: row.costs.peak_memory if row.costs else None,
     ),
     _text("hardware", "what it ran on", lambda cell, row: " + ".join(row.hardware)),
-    _text("precision", "what the networks were computed in", lambda cell, row: row.precision),
+    _text("precision", "what the networks were computed in, and whether compiled", lambda cell, row: row.precision),
     _text("code", "versions of the packages with plugins", lambda cell, row: _joined([row.code])),
     _text("versions", "Python and libraries", lambda cell, row: _joined(e.versions for e in row.environments)),
     _text("teacher_sha256", "hash of the teacher's weights", lambda cell, row: cell.key.teacher_sha256 or None),

@@ -18,7 +18,9 @@ from dfkd_bench.leaderboard.text import amount, number, plain, signed
 from dfkd_bench.leaderboard.ties import FEWEST_SEEDS, Ranking, Standing, rank
 from dfkd_bench.results.records import Record
 
-__all__ = ["Arm", "Study", "study_of"]
+__all__ = ["Arm", "Study", "flops_of", "study_of"]
+
+_NOT_MEASURED = "(not measured)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Arm:
         """Mean and half of its interval, in percent."""
         found = self.statistics
         if found.mean is None:
-            return "(not measured)"
+            return _NOT_MEASURED
         interval = "" if found.half_width is None else f" ± {found.half_width:.2f}"
         return f"{found.mean:.2f}{interval} %"
 
@@ -156,16 +158,17 @@ def study_of(arms: Iterable[tuple[str, Sequence[Record]]]) -> Study:
     return Study(tuple(Arm(*one, row, standing) for one, row, standing in made), ranking)
 
 
-def _flops(phase: str) -> Callable[[Record], float | None]:
+def flops_of(phase: str) -> Callable[[Record], float | None]:
+    """Tells what a record spent in a phase."""
     return lambda record: record.cost[phase]["flops"] if phase in record.cost else 0
 
 
 def _seconds(record: Record) -> float:
-    return sum(phase["seconds"] for phase in record.cost.values())
+    return sum(float(phase["seconds"]) for phase in record.cost.values())
 
 
 def _all_flops(record: Record) -> float:
-    return sum(phase["flops"] for phase in record.cost.values())
+    return float(sum(phase["flops"] for phase in record.cost.values()))
 
 
 def _augmentation_share(record: Record) -> float | None:
@@ -191,17 +194,30 @@ _COLUMNS: dict[str, Callable[[Record], float | None]] = {
     "kept_percent": _kept,
     "target_agreement": _wanted,
     "in_bank": _in_bank,
-    **{f"{phase}_flops": _flops(phase) for phase in PHASES},
+    **{f"{phase}_flops": flops_of(phase) for phase in PHASES},
     "seconds": _seconds,
 }
 
+
+def _told(value: Callable[[Record], float | None], form: Callable[[float], str]) -> Callable[[Arm], str]:
+    def tell(arm: Arm) -> str:
+        mean = arm.mean(value)
+        return _NOT_MEASURED if mean is None else form(mean)
+
+    return tell
+
+
+def _percent(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f} %"
+
+
 _OF_AN_ARM: dict[str, Callable[[Arm], str]] = {
     "accuracy": lambda arm: arm.accuracy,
-    "kept": lambda arm: f"{number(arm.mean(_kept), 1)} %",
-    "wanted": lambda arm: f"{number(arm.mean(_wanted), 1)} %",
-    "images": lambda arm: number(arm.mean(_in_bank), 0),
-    "flops": lambda arm: f"{amount(arm.mean(_all_flops))}FLOP",
-    "augmentation": lambda arm: f"{number(arm.mean(_augmentation_share), 0)} %",
+    "kept": _told(_kept, _percent(1)),
+    "wanted": _told(_wanted, _percent(1)),
+    "images": _told(_in_bank, lambda value: f"{value:.0f}"),
+    "flops": _told(_all_flops, lambda value: f"{amount(value)}FLOP"),
+    "augmentation": _told(_augmentation_share, _percent(0)),
     "n": lambda arm: str(arm.statistics.n),
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dfkd_bench.leaderboard.figures import drawing, save
 from dfkd_bench.leaderboard.model import PHASES
-from dfkd_bench.leaderboard.study import Study
+from dfkd_bench.leaderboard.study import Study, flops_of
 from dfkd_bench.leaderboard.text import amount, plain
 
 __all__ = ["write_study_figure"]
@@ -35,11 +35,12 @@ def write_study_figure(study: Study, title: str, out: Path, name: str) -> list[P
             left.errorbar(found.mean, at, xerr=found.half_width or 0.0, fmt="|", color="#000000", markersize=9)
             start = 0.0
             for phase in PHASES:
-                spent = arm.mean(lambda r, phase=phase: r.cost[phase]["flops"] if phase in r.cost else 0) or 0.0
+                spent = arm.mean(flops_of(phase)) or 0.0
                 right.barh(at, spent, left=start, color=_PHASE_COLORS[phase], height=0.6)
                 start += spent
         left.set_xlabel("test accuracy, %, mean with its 95 % interval")
         right.set_xlabel("counted FLOP a run")
+        right.locator_params(axis="x", nbins=4)
         right.xaxis.set_major_formatter(lambda value, _: amount(value))
         for phase, color in _PHASE_COLORS.items():
             right.barh(0, 0, color=color, label=phase)

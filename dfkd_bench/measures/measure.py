@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dfkd_bench.datasets.access import open_dataset
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.measures.feature_space import timm_features
 from dfkd_bench.measures.statistics import (
     Coverage,
     coverage,
@@ -37,8 +39,8 @@ class RealMeasures(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     real_images: int
-    fid: float = Field(description="Frechet distance of the teacher's features")
-    kid: float = Field(description="kernel distance of the teacher's features")
+    fid: float = Field(description="Frechet distance of the features")
+    kid: float = Field(description="kernel distance of the features")
     precision: float
     recall: float
     density: float
@@ -46,12 +48,13 @@ class RealMeasures(BaseModel):
 
 
 class Measures(BaseModel):
-    """Of a set of synthetic images, in the teacher's penultimate features."""
+    """Of a set of synthetic images."""
 
     model_config = ConfigDict(extra="forbid")
 
     part: str = Field(description="all of the bank, what was synthesized, or what was augmented")
     images: int = Field(description="images that were looked at")
+    feature_space: str = Field(description="teacher (penultimate features), or the folder of a timm network")
     mean_cosine: float = Field(description="mean cosine of all pairs; lower is more diverse")
     vendi: float = Field(description="Vendi score: effective number of different images")
     class_balance: float = Field(description="entropy of the targets' distribution by that of equal shares, 0 to 1")
@@ -97,18 +100,27 @@ def open_run(run: Path, bench: Workbench) -> Subject:
     return Subject(record, bank, Network(teacher.body, teacher.card).placed(device).eval(), student)
 
 
-def measure(subject: Subject, bench: Workbench, *, part: str = "all", most: int = 5000, real: bool = False) -> Measures:
+def measure(
+    subject: Subject,
+    bench: Workbench,
+    *,
+    part: str = "all",
+    most: int = 5000,
+    real: bool = False,
+    features: Path | None = None,
+) -> Measures:
     """The measures of a run's images.
 
     Args:
         subject: the run.
         bench: where the dataset is, if `real`.
         part: `all`, `synthesized` or `augmented`.
-        most: images looked at, evenly spaced: distances of all pairs are taken.
+        most: images to use, evenly spaced: distances of all pairs are taken.
         real: also compare with the real test images.
+        features: folder of a timm network in whose features images are compared; None: in the teacher's.
 
     Raises:
-        DfkdError: there are fewer than ten such images.
+        DfkdError: there are fewer than ten such images, or no such network.
     """
     bank = subject.bank
     chosen = {"all": torch.ones_like(bank.augmented), "synthesized": ~bank.augmented, "augmented": bank.augmented}[part]
@@ -116,7 +128,9 @@ def measure(subject: Subject, bench: Workbench, *, part: str = "all", most: int 
     if len(index) < 10:
         raise DfkdError(f"there are {len(index)} images of the part '{part}': measures need ten or more")
     targets = bank.targets[index]
-    features, logits = look(subject.teacher, bank.images[index])
+    seen, logits = look(subject.teacher, bank.images[index])
+    embed = _by_teacher(subject) if features is None else timm_features(features, bench.execution.device)
+    made = seen if features is None else embed(bank.images[index])
     probabilities = logits.softmax(dim=1)
     guesses, disagreement = logits.argmax(dim=1), None
     if subject.student is not None:
@@ -124,14 +138,15 @@ def measure(subject: Subject, bench: Workbench, *, part: str = "all", most: int 
     return Measures(
         part=part,
         images=len(index),
-        mean_cosine=mean_pairwise_cosine(features),
-        vendi=vendi_score(features),
+        feature_space="teacher" if features is None else str(features),
+        mean_cosine=mean_pairwise_cosine(made),
+        vendi=vendi_score(made),
         class_balance=class_balance(targets, logits.shape[1]),
         confidence=float(probabilities.amax(dim=1).mean()),
         entropy=float(-(probabilities * logits.log_softmax(dim=1)).sum(dim=1).mean()),
         target_agreement=_percent(guesses == targets),
         disagreement=disagreement,
-        evaluator_only=_against_real(subject, bench, features, most) if real else None,
+        evaluator_only=_against_real(subject, bench, made, most, embed) if real else None,
     )
 
 
@@ -141,9 +156,15 @@ def class_balance(targets: Tensor, classes: int) -> float:
     return float(torch.special.entr(shares).sum() / torch.tensor(float(classes)).log())
 
 
-def _against_real(subject: Subject, bench: Workbench, made: Tensor, most: int) -> RealMeasures:
+def _by_teacher(subject: Subject) -> Callable[[Tensor], Tensor]:
+    return lambda images: look(subject.teacher, images)[0]
+
+
+def _against_real(
+    subject: Subject, bench: Workbench, made: Tensor, most: int, embed: Callable[[Tensor], Tensor]
+) -> RealMeasures:
     split = open_dataset(subject.record.spec.dataset, bench.registry, bench.execution.data_root).load("test")
-    real, _ = look(subject.teacher, split.images[_spread(torch.arange(len(split)), most)])
+    real = embed(split.images[_spread(torch.arange(len(split)), most)])
     near: Coverage = coverage(real, made)
     return RealMeasures(
         real_images=len(real),

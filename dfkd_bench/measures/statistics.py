@@ -33,7 +33,7 @@ def vendi_score(features: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How one set lies in another, each from 0 to 1 but for `density`, which may be larger.
+    """How one set covers another, each from 0 to 1 but for `density`, which may be larger.
 
     Attributes:
         precision: part of the made ones inside the real ones' neighborhoods.

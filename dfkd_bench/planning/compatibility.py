@@ -115,7 +115,7 @@ def network_facts(name: str, card: DatasetCard, registry: Registry) -> NetworkFa
     try:
         with torch.device("meta"):  # shapes alone: no weights are drawn, nothing is computed
             return _facts(name, card, registry)
-    except Exception:  # not every network can do without numbers; and what refuses is to be told as it is in a run
+    except Exception:  # not every network can do without numbers; and what refuses is reported as in a run
         return _facts(name, card, registry)
 
 

@@ -1,4 +1,4 @@
-"""Grid files: many runs in one TOML file, checked as a whole; every mistake is told with its line. Imports no torch."""
+"""Grid files: many runs in one TOML file, checked as a whole; every mistake has its line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ class _Grid:
                 self.add_error((*at, key), unknown_name("key", key, known))
 
     def _is(self, at: toml_lines.Path, value: Any, *wanted: type) -> bool:
-        """Whether a value has one of the types; if not, that is told."""
+        """Whether a value has one of the types; if not, that is reported."""
         if type(value) in wanted:
             return True
         words = " or ".join(_WORDS[one] for one in wanted)
@@ -326,7 +326,7 @@ class _Grid:
             self.add_error(at, 'this method has no name: write name = "...", one of `dfkd-bench methods`')
             return
         sound = [self._is((*at, key), table[key], str) for key in ("name", "label", "preset") if key in table]
-        if not all(sound):  # a list, so that each of them is told
+        if not all(sound):  # a list, so that each of them is reported
             return
         options: list[Override] = []
         swaps: dict[StageKind, str] = {}
@@ -371,7 +371,7 @@ class _Grid:
 
 
 class _CollectErrors:
-    """Turns a mistake inside into one of the grid's, and goes on."""
+    """Turns a mistake inside into one of the grid's, and continues."""
 
     def __init__(self, grid: _Grid, at: toml_lines.Path) -> None:
         self.grid, self.at, self.mistake = grid, at, False

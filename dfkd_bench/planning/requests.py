@@ -101,7 +101,7 @@ def plan(request: Request, card: DatasetCard, registry: Registry, report: Report
         request: what is asked for.
         card: the dataset's.
         registry: who provides methods, stages and networks.
-        report: told of what a method's settings or needs refuse; by default the first of it is raised.
+        report: called with what a method's settings or needs refuse; by default the first of it is raised.
 
     Raises:
         DfkdError: a name is unknown, an option is refused, or a network cannot take the dataset's images or serve a

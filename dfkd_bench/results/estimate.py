@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dfkd_bench.results.records import Record
+from dfkd_bench.results.records import Environment, Record
 from dfkd_bench.spec import RunSpec
 
 __all__ = ["Estimate", "estimate", "in_words"]
@@ -37,23 +37,24 @@ class Estimate:
         return f"about {in_words(self.seconds)} for {_runs(self.runs)}, one after another"
 
 
-def estimate(todo: Sequence[RunSpec], measured: Iterable[Record], hardware: str, precision: str) -> Estimate:
+def estimate(todo: Sequence[RunSpec], measured: Iterable[Record], here: Environment) -> Estimate:
     """What is left, by the mean of finished runs that differ in nothing but the seed.
 
     Args:
         todo: the runs.
-        measured: what is known; runs on other hardware, in another precision or unfinished count for nothing.
-        hardware: where the runs will be.
-        precision: what they will be computed in.
+        measured: what is known; runs on other hardware, in another precision, compiled where these are not (or the
+            other way round) or unfinished count for nothing.
+        here: where the runs will be.
     """
     left: dict[str, int] = {}
     for spec in todo:
         left[spec.settings] = left.get(spec.settings, 0) + 1
     seconds: dict[str, list[float]] = {}
     for record in measured:
-        same = (record.environment.hardware, record.environment.precision) == (hardware, precision)
+        there = record.environment
+        same = (there.hardware, there.precision, there.compiled) == (here.hardware, here.precision, here.compiled)
         if same and record.status == "finished":
-            # The ledger's seconds go on over interruptions; the clock's would count a night in between.
+            # The ledger's seconds continue over interruptions; the clock's would count a night in between.
             spent = sum(phase["seconds"] for phase in record.cost.values())
             seconds.setdefault(record.spec.settings, []).append(spent)
     known = {settings: count for settings, count in left.items() if settings in seconds}

@@ -34,7 +34,7 @@ class Progress(BaseModel):
     """All that a record would hold if the run ended now, and where it is.
 
     `done` of `segments` are behind it and the `part` of the present one that it knows of; at `going_since`, when all
-    was there to begin or to go on, that was `resumed_at`. `phase_done` of `phase_total` steps of the phase.
+    was there to begin or to resume, that was `resumed_at`. `phase_done` of `phase_total` steps of the phase.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -79,7 +79,10 @@ class Progress(BaseModel):
         found = self.model_copy(update={"curve": curve, **known})
         then, now = before.environment, self.environment
         moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, went on on {now.hardware}",)
-        return found.remarked(*then.notes, *moved)
+        if then.compiled == now.compiled:
+            return found.remarked(*then.notes, *moved)
+        found = found.model_copy(update={"environment": now.model_copy(update={"compiled": True})})
+        return found.remarked(*then.notes, *moved, "some of it was compiled, some was not")
 
     def remarked(self, *notes: str) -> Progress:
         """With notes on where it ran, each once."""
@@ -150,7 +153,7 @@ def read(results: Results, run: str, report: Report = lambda error: None) -> Pro
 
 
 class ProgressFile:
-    """The file of a run that goes on in this process: written at its start, at epoch ends, every few seconds between.
+    """The file of a run in this process: written at its start, at epoch ends, every few seconds between.
 
     Args:
         results: the results folder; the run's own must be there.

@@ -53,10 +53,10 @@ class _Part(BaseModel):
 class Accuracy(_Part):
     """Test accuracy in percent. The last epoch is the result; the best one on the test set is an oracle's choice."""
 
-    last: Number
-    last_top5: Number
-    oracle_best: Number
-    oracle_epoch: int
+    last: Number = Field(description="after the last epoch: the result")
+    last_top5: Number = Field(description="the class is among the student's first five")
+    oracle_best: Number = Field(description="of the epoch that is best on the test split")
+    oracle_epoch: int = Field(description="that epoch, counted from 1")
     agreement: Number = Field(description="agreement with the teacher after the last epoch, percent")
 
 
@@ -72,10 +72,10 @@ class TeacherReport(_Part):
 class BankReport(_Part):
     """What was synthesized and kept."""
 
-    synthesized: Count = 0
-    augmented: Count = 0
-    kept: Count = 0
-    in_bank: Count = 0
+    synthesized: Count = Field(0, description="images made")
+    augmented: Count = Field(0, description="variants made of them")
+    kept: Count = Field(0, description="variants that the filter kept")
+    in_bank: Count = Field(0, description="images in the bank at the end")
     drawn: Count = Field(0, description="images that the filter judged for the student's batches")
     selected: Count = Field(0, description="images of these that it selected")
     target_agreement: Number | None = Field(
@@ -114,6 +114,7 @@ class Environment(_Part):
     deterministic: bool | None = Field(
         None, description="whether deterministic kernels were asked for; null on a CPU, whose kernels are"
     )
+    compiled: bool = Field(False, description="whether teacher and student went through torch.compile")
     graphs: bool | None = Field(
         None, description="whether steps were to be replayed as CUDA graphs; null on a CPU and in earlier records"
     )
@@ -140,29 +141,30 @@ def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> Environment:
 
 
 class Record(_Part):
-    """One run: the spec, the outcome, the cost, the provenance. Its curve lies beside it."""
+    """One run: the spec, the outcome, the cost, the provenance. Its curve is in a file beside it."""
 
     schema_version: Literal[2] = 2
     run: str = Field(description="the spec's hash")
-    spec: RecalledSpec
-    status: Status
+    spec: RecalledSpec = Field(description="everything that decides the result")
+    status: Status = Field(description="how it ended")
     reason: str | None = Field(None, description="why it did not finish")
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | None = Field(None, description="null if it did not finish")
     curve_sha256: str | None = Field(None, description="of curve.csv beside the record; null if no epoch ended")
     last_good_epoch: int = Field(description="the last epoch whose end the run reached, counted from 1; 0 if none")
     priors: dict[str, Prior] = Field(
         description="knowledge beyond the teacher, by stage, and `student` if its first weights bring some"
     )
     teacher: TeacherReport | None = Field(description="null, like the next two, if the run ended before it was known")
-    student_parameters: int | None
+    student_parameters: int | None = Field(description="the student's parameters, counted")
     test_split: str | None = Field(description="hash of the test images and labels")
-    bank: BankReport
+    bank: BankReport = Field(description="what was synthesized and kept")
     cost: dict[str, dict[str, Any]] = Field(
         description="by phase: seconds, images, forward, backward, flops, peak_memory, on CUDA reserved_memory"
     )
-    environment: Annotated[Environment, WrapValidator(_recall)]  # many records have the same one
-    started: datetime
-    finished: datetime
+    # Many records have the same one.
+    environment: Annotated[Environment, WrapValidator(_recall)] = Field(description="where and with what it ran")
+    started: datetime = Field(description="when it began, in UTC")
+    finished: datetime = Field(description="when it ended")
     images: str | None = Field(None, description="the picture beside the record")
     images_sha256: str | None = Field(None, description="of the picture's file; null in records of earlier versions")
 
@@ -274,7 +276,7 @@ class Results:
             report: called with what is wrong with each damaged record, which is left out; None: that is raised.
 
         Raises:
-            DfkdError: a folder or a record cannot be read, and nobody is to be told.
+            DfkdError: a folder or a record cannot be read, and no `report` is given.
         """
         for path, found in record_files(self.path):
             try:

@@ -1,4 +1,4 @@
-"""Where records lie in a results folder, and their bytes, however many they are. Imports no torch."""
+"""Where records are in a results folder, and their bytes, however many they are. Imports no torch."""
 
 from __future__ import annotations
 

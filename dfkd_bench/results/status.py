@@ -31,7 +31,7 @@ class RunState:
     Attributes:
         run: the spec's hash.
         state: `done`; `running` (a process holds it); `failed` (a record says why); `interrupted` (begun, but nobody
-            holds it: the same command goes on with it); `waiting`.
+            holds it: the same command resumes it); `waiting`.
         title: what a person calls it; None where nothing said so cheaply.
         status: its record's, if it has one.
         reason: why it failed.
@@ -61,7 +61,7 @@ class RunState:
 
 
 def _inner(at: progress_file.Progress) -> float:
-    """The part of the present segment that is behind the run: it knows, or the phase that takes longest has told it."""
+    """The part of the present segment that is behind the run: it knows, or the phase that takes longest says so."""
     if at.part:
         return at.part
     return min(1.0, at.phase_done / at.phase_total) / 2 if at.phase_total and at.done < at.segments else 0.0

@@ -179,7 +179,7 @@ class BankFilling:
         self.count(augmented=len(augmented), kept=len(kept))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "rounds": self._rounds,
             "augmenter_ready": self._augmenter_ready,
@@ -191,7 +191,7 @@ class BankFilling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._rounds, self._augmenter_ready = state["rounds"], state["augmenter_ready"]
         self._augmented_upto = state["augmented_upto"]
         if state["to_augment"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dfkd_bench.blocks.optimizers import make_optimizer
 from dfkd_bench.blocks.views import crop_and_flip
+from dfkd_bench.hooks.registry import StageKind
 from dfkd_bench.resume.outcome import DivergedError
 from dfkd_bench.runs.bank_filling import BankFilling, check_answer
 from dfkd_bench.runs.parts import RunParts
@@ -44,6 +46,7 @@ class Distillation:
         # Fused is one launch; on a CPU its last digits would be others.
         self._optimizer = make_optimizer(parameters, schedule, fused=parts.device.type == "cuda")
         self._loss_sums = dict[str, Tensor]()
+        self._closely = False
 
     def run(self, segment: Segment) -> None:
         """The student's steps of a segment."""
@@ -55,6 +58,8 @@ class Distillation:
         parts.student.train()
         with parts.ledger.phase("distillation") as cost:
             for step in range(segment.steps):
+                # Where steps are captured, none of them may wait for the device.
+                self._closely = step == 0 and not self._captures
                 self._step()
                 parts.emit("progress", {"phase": "distillation", "done": step + 1, "total": segment.steps})
             cost.images += segment.steps * parts.spec.schedule.batch_size
@@ -66,13 +71,19 @@ class Distillation:
         parts.watch.mark()
         for name, loss in losses.items():
             self._loss_sums[name] = self._loss_sums.get(name, torch.zeros_like(loss)) + loss.detach()
-        parts.stages.synthesizer.after_distill_step(batch)
+        with self._watched("synthesizer"):
+            parts.stages.synthesizer.after_distill_step(batch)
         parts.watch.check(parts.stage("synthesizer"))
+
+    def _watched(self, kind: StageKind) -> AbstractContextManager[None]:
+        """Around a stage's turn in the first step of a segment: what the weights are, past torch's own counting."""
+        return self._parts.watch.untouched(self._parts.stage(kind)) if self._closely else nullcontext()
 
     def _learn(self) -> dict[str, Tensor]:
         parts = self._parts
         assert self._batch is not None
-        losses = parts.stages.distiller.losses(parts.student, parts.teacher, self._batch)
+        with self._watched("distiller"):
+            losses = parts.stages.distiller.losses(parts.student, parts.teacher, self._batch)
         parts.watch.check(parts.stage("distiller"))
         self._optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -119,7 +130,8 @@ class Distillation:
 
     def _selection(self, batch: SyntheticBatch) -> Tensor:
         parts = self._parts
-        with parts.ledger.aside("filtering") as cost, frozen(parts.student), torch.no_grad():
+        aside = parts.ledger.aside("filtering")
+        with self._watched("filter"), aside as cost, frozen(parts.student), torch.no_grad():
             selection = parts.stages.filter.select(batch)
             cost.images += len(batch)
         parts.watch.check(parts.stage("filter"))
@@ -130,7 +142,7 @@ class Distillation:
         parts, filling = self._parts, self._filling
         size = parts.spec.schedule.batch_size
         if parts.stages.synthesizer.stream:
-            with parts.ledger.aside("synthesis") as cost, frozen(parts.student):
+            with self._watched("synthesizer"), parts.ledger.aside("synthesis") as cost, frozen(parts.student):
                 batch = parts.stages.synthesizer.sample(size)
                 cost.images += len(batch)
             parts.watch.check(parts.stage("synthesizer"))
@@ -164,7 +176,7 @@ class Distillation:
         return losses
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "student": self._parts.student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -172,7 +184,7 @@ class Distillation:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts.student.load_state_dict(state["student"])
         self._parts.watch.mark()
         self._optimizer.load_state_dict(state["optimizer"])

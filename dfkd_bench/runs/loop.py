@@ -102,6 +102,10 @@ class Run:
         parts = self._parts
         teacher_before = weights_hash(parts.teacher.body.state_dict())
         self._answers = teacher_answers(self._teacher, parts.teacher, self._evaluator, parts.device)
+        if self._execution.compile:
+            # After the answers, which other runs share. What is evaluated is never compiled.
+            parts.teacher.compile_passes()
+            parts.student.compile_passes()
         with sealed(f"method '{self._spec.method}'"):
             with parts.watch.untouched("making of the stages"), frozen(parts.student):
                 parts.stages.make(
@@ -213,7 +217,7 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts.graphs.forget()
         self._segments_done, self._part_done = state["segments_done"], state["part_done"]
         self._filling.load_state_dict(state["filling"])

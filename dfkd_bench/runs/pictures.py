@@ -61,11 +61,11 @@ class Gallery:
         return path.name
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return dict(self._parts)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._parts = dict(state)
 
 

@@ -46,8 +46,8 @@ def run_spec(
 ) -> Record:
     """The record of a spec: found in the results folder, or run now and written there.
 
-    A run that was killed goes on from its checkpoint. One that fails or diverges is a record too, with its reason.
-    While it goes on no other process does the same run, and this process does no other.
+    A run that was killed resumes from its checkpoint. One that fails or diverges is a record too, with its reason.
+    While it is running no other process does the same run, and this process does no other.
 
     Args:
         spec: what to run.
@@ -117,7 +117,7 @@ def _run_claimed(
         status, reason, trace = "failed", encodable(str(error)), traceback.format_exc()
     except DfkdError:
         if not checkpoint.path.exists():
-            file.remove()  # nothing of this start is left to go on from
+            file.remove()  # nothing of this start is left to resume from
         raise
     except KeyboardInterrupt:
         raise
@@ -152,5 +152,5 @@ def _leave(record: Record, results: Results, trace: str | None, checkpoint: Chec
         checkpoint.remove()
 
 
-# From its checkpoint such a run would come to the same end: a retry starts anew. After the others it goes on.
+# From its checkpoint such a run would come to the same end: a retry starts anew. After the others it resumes.
 _ANEW: tuple[Status, ...] = ("failed", "diverged")

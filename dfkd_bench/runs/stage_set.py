@@ -127,10 +127,10 @@ class StageSet:
         return {kind: getattr(self, kind) for kind in STAGE_KINDS}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the four need to go on."""
+        """Everything that the four need to resume."""
         return {kind: stage.state_dict() for kind, stage in self.all().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         for kind, stage in self.all().items():
             stage.load_state_dict(state[kind])

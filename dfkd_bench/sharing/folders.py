@@ -1,4 +1,4 @@
-"""Where runs and tables lie in a results folder, and their records read with no trust. Imports no torch."""
+"""Where runs and tables are in a results folder, and their records read with no trust. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TABLE_FILE", "careful_record", "run_folders", "usable_records", "wal
 
 TABLE_FILE = "leaderboard.csv"
 
-# Notes, grids, tables and figures may lie beside the runs; what could be taken for a result may not.
+# Notes, grids, tables and figures may be beside the runs; what could be taken for a result may not.
 _DOCUMENTS = {".md", ".txt", ".toml", ".csv", ".html", ".tex", ".bib", ".pdf", ".svg", ".png"}
 
 

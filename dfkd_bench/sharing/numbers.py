@@ -110,7 +110,7 @@ def _point(where: Path, row: str, point: CurvePoint) -> Iterator[Finding]:
 
 
 def _fractions(path: Path, record: Record, curve: Sequence[CurvePoint]) -> Iterator[Finding]:
-    """Each percentage is a whole number of test images, as many as each evaluation looked at, to four decimals."""
+    """Each percentage is a whole number of test images, as many as each evaluation used, to four decimals."""
     looked = record.cost["evaluation"]["images"] if "evaluation" in record.cost else 0
     if not curve or not isinstance(looked, int) or looked <= 0 or looked % len(curve):
         return

@@ -1,4 +1,4 @@
-"""One run's folder against itself: record, curve, picture, and what else lies there. Imports no torch."""
+"""One run's folder against itself: record, curve, picture, and what else is there. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dfkd_bench.sharing.numbers import check_curve, check_numbers
 
 __all__ = ["CheckedRun", "check_run"]
 
-#: What lies in a run's folder beside the record, its curve and its picture: a failure's traceback, what an unfinished
-#: run goes on from, trackers' files, and records that a later run replaced.
+#: What is in a run's folder beside the record, its curve and its picture: a failure's traceback, what an unfinished
+#: run resumes from, trackers' files, and records that a later run replaced.
 KNOWN_FILES = frozenset({"traceback.txt", "checkpoint.pt", "progress.json", "events.jsonl"})
 KNOWN_FOLDERS = frozenset({"tensorboard", "replaced"})
 

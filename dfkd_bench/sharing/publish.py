@@ -34,7 +34,7 @@ class Package:
     """What goes to the hub.
 
     Attributes:
-        folder: the files, as they will lie in the repository.
+        folder: the files, as they will be in the repository.
         files: their paths in the repository, sorted.
         runs: how many runs are in it.
         without_entry: datasets whose rows have no evaluation result, since they are not on the hub.

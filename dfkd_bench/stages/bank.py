@@ -96,7 +96,7 @@ def quantize(images: Tensor) -> Tensor:
 class ImageBank:
     """The synthetic images kept so far, uint8 on the compute device.
 
-    Sampling goes through shuffled passes without replacement; a batch that reaches a pass's end goes on in the next
+    Sampling goes through shuffled passes without replacement; a batch that reaches a pass's end continues in the next
     one, and new images start a new pass.
 
     Args:
@@ -224,7 +224,7 @@ class ImageBank:
         return torch.cat(picked)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {
             "images": self.images.to("cpu", copy=True),  # a second bank need not fit on the device
             "targets": self.targets.to("cpu", copy=True),
@@ -236,7 +236,7 @@ class ImageBank:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         device = self._images.device
         self._images = state["images"].to(device)
         self._targets = state["targets"].to(device)

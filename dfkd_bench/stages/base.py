@@ -147,8 +147,8 @@ class Stage(Generic[OptionsT]):
         prior: knowledge beyond the teacher that it brings in: `none`, `text`, `image`, or `data` for the real data,
             which makes a run a reference and not data-free.
         requires: what the networks must have: `"batchnorm"` (the teacher has BatchNorm2d layers), `"stages"` (both
-            name their stages' maps), `"teacher-stages"` (the teacher does), `"attention"` (the teacher is a
-            transformer of timm's kind), `"targets"` (the synthesizer's batches name their classes).
+            name their stages' maps), `"teacher-stages"` (the teacher does), `"attention"` (the teacher has
+            attention blocks as timm builds them), `"targets"` (the synthesizer's batches name their classes).
 
     Where prior or requirements depend on the options, override `prior_with` or `requires_with`.
     """
@@ -194,11 +194,11 @@ class Stage(Generic[OptionsT]):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on mid-run: tensors and plain data. The random stream is the runner's business."""
+        """Everything needed to resume mid-run: tensors and plain data. The random stream is the runner's business."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state but was given {sorted(state)}")
 

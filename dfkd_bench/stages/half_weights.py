@@ -30,6 +30,7 @@ class HalfWeights:
             if parameter is not None
         ]
         self._cast: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._outdated = set[int]()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -38,9 +39,14 @@ class HalfWeights:
         try:
             for index, (parameters, name) in enumerate(self._places):
                 parameter = parameters[name]
-                if parameter is not None and not parameter.requires_grad and parameter.dtype == torch.float32:
-                    taken.append((parameters, name, parameter))
-                    parameters[name] = self._half(index, parameter)
+                if parameter is None or parameter.dtype != torch.float32:
+                    continue
+                if parameter.requires_grad:
+                    # It learns: fused optimizers write to it without torch counting that.
+                    self._outdated.add(index)
+                    continue
+                taken.append((parameters, name, parameter))
+                parameters[name] = self._half(index, parameter)
             yield
         finally:
             for parameters, name, parameter in taken:
@@ -52,13 +58,14 @@ class HalfWeights:
             # A tensor of inference mode could not be used outside it.
             with torch.inference_mode(False):
                 half = parameter.detach().to(torch.bfloat16)
-        elif version != parameter._version:
+        elif version != parameter._version or index in self._outdated:
             # In its place, from which a captured step reads.
             half.copy_(parameter.detach())
+        self._outdated.discard(index)
         self._cast[index] = (parameter, parameter._version, half)
         return half
 
     def refresh(self) -> None:
-        """Cast anew what has changed since the last pass, for steps that go on without one."""
+        """Cast anew what has changed since the last pass, for steps that continue without one."""
         for index, (parameter, _, _) in self._cast.items():
             self._half(index, parameter)

@@ -160,9 +160,11 @@ class CostLedger:
                 counting[-1].__enter__()
 
         def at_entry(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            # The gradient of what the first weights put out: it comes by once for this pass, whatever the loss looks
+            # The gradient of what the first weights put out: it arrives once for this pass, whatever the loss looks
             # at (logits, features, an inner map), and never in a pass that nobody differentiates.
             nonlocal armed
+            if torch.compiler.is_compiling():
+                return  # a hook that did anything would break the graph: see `after`
             if not armed and isinstance(output, Tensor) and output.requires_grad:
                 armed = True
                 count, shape = int(batch_shape[0]), batch_shape[1:]
@@ -181,6 +183,8 @@ class CostLedger:
                     flops_per_image[shape] = mode.get_total_flops() // count
             if count and not raised:
                 self._book("forward", role, count, count * flops_per_image[shape])
+                # A compiled pass calls no entry's hook; a loss sees nothing of it but the output.
+                at_entry(_, __, output)
 
         parts = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
         entries = [part for part in parts if part is not module] or [module]
@@ -213,7 +217,7 @@ class CostLedger:
         return {name: cost.model_dump(exclude_none=True) for name, cost in self.phases.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.phases = {name: PhaseCost.model_validate(cost) for name, cost in state.items()}
 
 
@@ -239,7 +243,7 @@ class _Watch:
 
 
 class _DeviceWatch:
-    """By the times at which the device comes by."""
+    """By the times at which the device reaches its events."""
 
     def __init__(self) -> None:
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

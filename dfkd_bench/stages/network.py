@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfkd_bench.errors import DfkdError
+from dfkd_bench.stages.compiled import Compiled
 from dfkd_bench.stages.half_weights import HalfWeights
 
 __all__ = ["Network", "Normalization", "Observation", "Precision", "attention_names", "autocast", "frozen"]
@@ -84,10 +85,18 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
         self._halves = HalfWeights(body)
+        self._compiled: Compiled | None = None
 
     def placed(self, device: torch.device) -> Network:
         """Itself, moved to `device` and laid out channels-last, in which convolutions are fastest."""
         return self.to(device).to(memory_format=torch.channels_last)
+
+    def compile_passes(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """From now on run passes that nobody looks into through `torch.compile`; see `Compiled`. The state is the same.
+
+        They cannot be differentiated twice.
+        """
+        self._compiled = Compiled(self.body, backend)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -122,7 +131,8 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [N, K], of images [N, C, H, W] in [0, 1]."""
         half = self._halves.inside() if self.precision == torch.bfloat16 else nullcontext()
-        with autocast(images.device, self.precision), half:
+        maybe_compiled = nullcontext() if self._compiled is None else self._compiled.inside(self.body)
+        with autocast(images.device, self.precision), half, maybe_compiled:
             logits: Tensor = self.body(self.normalize(images))
         return logits.float()
 
@@ -186,7 +196,7 @@ def _keep_input(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any]
 
 
 def _on_the_path(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """What is kept, in float32, and what the network goes on with: made from it, so that the logits depend on it.
+    """What is kept, in float32, and what the network continues with: made from it, so that the logits depend on it.
 
     From half precision to single and back is exact: the logits are the same to the last digit.
     """

@@ -112,7 +112,7 @@ class TeacherAgreement(Filter[StageOptions]):
         return self._history.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._history.load_state_dict(state)
 
 

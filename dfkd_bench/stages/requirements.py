@@ -43,6 +43,6 @@ NEEDS = {
     "batchnorm": Need("BatchNorm layers in the teacher", ("teacher",), "batchnorm"),
     "stages": Need("networks that name their stages", ("teacher", "student"), "stages"),
     "teacher-stages": Need("a teacher that names its stages", ("teacher",), "stages"),
-    "attention": Need("a transformer of timm's kind as teacher", ("teacher",), "attention"),
+    "attention": Need("attention blocks as timm builds them in the teacher", ("teacher",), "attention"),
     "targets": Need("images that name their classes", ("synthesizer",), "targets"),
 }

@@ -45,11 +45,11 @@ class ScoreHistory:
         return {"low": self._low, "high": self._high, "rounds": [dict(entry) for entry in self._entries]}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return {"entries": [dict(entry) for entry in self._entries], "calls_in_entry": self._calls_in_entry}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self._entries, self._calls_in_entry = list(state["entries"]), state["calls_in_entry"]
 
 

@@ -6,13 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.evaluation import Evaluator
 from dfkd_bench.files import replacing
+from dfkd_bench.foreign import read_tensors
 from dfkd_bench.stages.network import Network
 from dfkd_bench.teachers.store import Teacher
 
@@ -51,11 +52,10 @@ def teacher_answers(teacher: Teacher, network: Network, evaluator: Evaluator, de
 def _read(path: Path, made_by: dict[str, str], count: int, num_classes: int) -> Tensor | None:
     """The answers in a file; None if there is none, or it is damaged or another's: then they are computed anew."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            answers: Tensor = stored.get_tensor("answers")
-            fits = stored.metadata() == made_by
-    except (SafetensorError, OSError):
+        tensors, texts = read_tensors(path, ["answers"])
+    except (FileNotFoundError, DfkdError):
         return None
-    if not fits or answers.dtype != torch.int64 or answers.shape != (count,):
+    answers = tensors["answers"]
+    if texts != made_by or answers.dtype != torch.int64 or answers.shape != (count,):
         return None
     return answers if bool(((answers >= 0) & (answers < num_classes)).all()) else None

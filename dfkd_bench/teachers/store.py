@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -334,7 +334,7 @@ class TeacherStore:
             training_images=None if train is None else len(train),
             note=None if train is None else train.note,
             seconds=seconds,
-            environment=describe(self.execution, self.registry),
+            environment=describe(replace(self.execution, compile=False), self.registry),  # only runs are compiled
             made=datetime.now(UTC),
         )
         with replacing(folder / "weights.safetensors") as temporary:

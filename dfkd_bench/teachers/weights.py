@@ -54,7 +54,7 @@ class Source:
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state's names, types, shapes and bytes: the same whatever file it lies in."""
+    """SHA-256 of a state's names, types, shapes and bytes: the same whatever file it is in."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

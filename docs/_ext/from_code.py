@@ -12,6 +12,7 @@ from typing import Any
 import command_pages
 import method_pages
 import reference_pages
+from markdown import escaped
 
 from dfkd_bench.hooks.registry import default_registry
 
@@ -19,7 +20,6 @@ __all__ = ["setup"]
 
 _ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
-_CODE = re.compile(r"(`[^`]+`)")
 _SPECIAL = re.compile(r"([|*\\]|(?<=\w)_(?!\w))")
 
 
@@ -72,9 +72,7 @@ def write(app: Any) -> None:
 
 def plain_docstring(app: Any, what: str, name: str, thing: object, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text with `code` in it: what reStructuredText would take for markup is escaped."""
-    for i, line in enumerate(lines):
-        parts = _CODE.split(line)
-        lines[i] = "".join(part if part.startswith("`") else _SPECIAL.sub(r"\\\1", part) for part in parts)
+    lines[:] = [escaped(line, lambda part: _SPECIAL.sub(r"\\\1", part)) for line in lines]
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["block", "docstring", "inline", "table"]
+__all__ = ["block", "docstring", "escaped", "inline", "table"]
 
-_CODE = re.compile(r"(`+[^`]+`+)")
+# What is markup in docstrings: code, and a word that is stressed.
+_MARKUP = re.compile(r"(`+[^`]+`+|(?<![\w*])\*\w+\*(?![\w*]))")
 _SPECIAL = re.compile(r"([\\*_<>\[\]#|$~])")
 _FAULT = re.compile(r"\b(B\d\d)\b")
 _ARXIV = re.compile(r"\barXiv[: ]\s*(\d{4}\.\d{4,5})\b", re.IGNORECASE)
@@ -16,8 +17,13 @@ _ARXIV = re.compile(r"\barXiv[: ]\s*(\d{4}\.\d{4,5})\b", re.IGNORECASE)
 
 def inline(text: str) -> str:
     """Plain text with `code` in it on one line: nothing else of it is markup; faults and papers are linked."""
-    parts = _CODE.split(" ".join(text.split()))
-    return "".join(part if part.startswith("`") else _linked(_SPECIAL.sub(r"\\\1", part)) for part in parts)
+    return escaped(" ".join(text.split()), lambda part: _linked(_SPECIAL.sub(r"\\\1", part)))
+
+
+def escaped(text: str, escape: Callable[[str], str]) -> str:
+    """The text with `escape` applied to what is no markup."""
+    parts = _MARKUP.split(text)
+    return "".join(part if i % 2 else escape(part) for i, part in enumerate(parts))
 
 
 def _linked(text: str) -> str:

@@ -72,7 +72,7 @@ def _page(method: Method, registry: Registry, measured: Table) -> str:
         f"Values of the presets are those for `{_PAIR}` on `{DEFAULT_DATASET}`; an empty cell is the default.\n",
     ]
     lines += [_part(part) for part in parts]
-    lines += [_deviations(method, parts), _measured(method, measured), _claims(method)]
+    lines += [_deviations(method, parts), _measured(method, measured), _claims(method, measured)]
     if method.bibtex:
         lines.append(f"## To cite\n\n```bibtex\n{method.bibtex.strip()}\n```\n")
     return "\n".join(line for line in lines if line)
@@ -129,7 +129,8 @@ def _measured(method: Method, measured: Table) -> str:
         "From the records in `results/reference`. Accuracy is the last epoch's, in percent, with half of its 95 % "
         "interval over seeds where there are several; agreement is with the teacher on the test images. Fewer than "
         "three seeds are no ranking.\n",
-        table(
+        "{.measured}\n"
+        + table(
             ("Dataset", "Pair", "Preset", "Variant", "Seeds", "Accuracy", "Agreement", "Teacher", "Counted PFLOP"),
             [_measured_row(cell, row) for cell, row in found],
         ),
@@ -171,7 +172,7 @@ def _picture(row: Row) -> str | None:
     return None
 
 
-def _claims(method: Method) -> str:
+def _claims(method: Method, measured: Table) -> str:
     found = [claim for claim in select(load_claims(), method=method.name) if claim.ours == method.name]
     if not found:
         return ""
@@ -181,12 +182,12 @@ def _claims(method: Method) -> str:
         "what you measured.\n\n"
         + table(
             ("Dataset", "Pair", "Top-1 (%)", "Hours", "Published as", "Grade", "Here", "Source"),
-            [_claim_row(claim) for claim in found],
+            [_claim_row(claim, measured) for claim in found],
         )
     )
 
 
-def _claim_row(claim: Claim) -> tuple[str, ...]:
+def _claim_row(claim: Claim, measured: Table) -> tuple[str, ...]:
     return (
         claim.dataset,
         inline(claim.pair),
@@ -194,6 +195,13 @@ def _claim_row(claim: Claim) -> tuple[str, ...]:
         "" if claim.reported_hours is None else f"{claim.reported_hours:g}",
         inline(claim.method),
         claim.grade,
-        untried(claim),
+        _verdict(claim, measured),
         inline(claim.source + (f" ({claim.notes})" if claim.notes else "")),
     )
+
+
+def _verdict(claim: Claim, measured: Table) -> str:
+    """What the committed records say of it."""
+    rows = [row for cell in measured.cells for row in cell.rows]
+    found = [each for row in rows for each in row.comparisons if each.claim == claim and each.gap is not None]
+    return ", ".join(f"{each.verdict} ({each.gap:+.2f})" for each in found) or untried(claim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from markdown import docstring, inline, table
 from pydantic import BaseModel
@@ -89,13 +89,13 @@ def _recipes() -> str:
 
 def _record() -> str:
     models = (Record, RunSpec, Accuracy, TeacherReport, BankReport, Environment)
-    cost = [(f"`{name}`", _type(kind), "") for name, kind in Cost.__annotations__.items()]
+    cost = [(f"`{name}`", f"`{_type(kind)}`") for name, kind in get_type_hints(Cost).items()]
     return "\n".join(
         [
             "# Records and tables\n",
             "A run's folder holds `record.json` and `curve.csv`; `leaderboard.csv` has each row of the table.\n",
             *(_fields(model) for model in models),
-            f"## Cost\n\n{docstring(Cost)}\n\n{table(('Field', 'Type', 'Meaning'), cost)}",
+            f"## Cost\n\n{docstring(Cost)}\n\n{table(('Field', 'Type'), cost)}",
             _fields(CurvePoint, "Lines of curve.csv"),
             "## Columns of leaderboard.csv\n\nHow to read them: [the columns](/leaderboard-columns.md).\n",
             document(),
@@ -109,7 +109,9 @@ def _fields(model: type[BaseModel], title: str | None = None) -> str:
         for name, info in model.model_fields.items()
     ]
     head = ("Field", "Type", "Default", "Meaning")
-    return f"## {title or model.__name__}\n\n{docstring(model)}\n\n{table(head, rows)}"
+    described = len(head) if any(row[-1] for row in rows) else len(head) - 1
+    fields = table(head[:described], [row[:described] for row in rows])
+    return f"## {title or model.__name__}\n\n{docstring(model)}\n\n{fields}"
 
 
 def _default(info: Any) -> str:

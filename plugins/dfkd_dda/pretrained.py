@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +92,10 @@ def missing(
 
 
 def _parts(folder: Path) -> Iterator[tuple[str, Path]]:
-    for name, kind in json.loads((folder / _INDEX).read_text(encoding="utf-8")).items():
+    index = read_json(folder / _INDEX)
+    if not isinstance(index, dict):
+        raise DfkdError(f"{folder / _INDEX} holds no table of a pipeline's parts: give a whole copy of the model")
+    for name, kind in index.items():
         if isinstance(kind, list) and None not in kind and name not in ("safety_checker", "feature_extractor"):
             yield name, folder / name
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dfkd_bench import CostLedger, SyntheticBatch
+from dfkd_bench import CostLedger, DfkdError, SyntheticBatch
 from dfkd_bench.files import replacing, writable_folder
+from dfkd_bench.foreign import read_tensors
 from dfkd_bench.stages.ledger import PhaseCost
 
 __all__ = ["VariantCache"]
@@ -52,6 +55,8 @@ class VariantCache:
             self._write(path, images, cost)
             return images
         images, cost = found
+        with contextlib.suppress(OSError):  # a cache that one may only read serves as well
+            os.utime(path)  # `dfkd-bench cache --limit` deletes what was used longest ago
         self._ledger.repeat(cost)
         return images.to(self._ledger.device)
 
@@ -69,13 +74,11 @@ class VariantCache:
 
 
 def _read(path: Path) -> tuple[Tensor, PhaseCost] | None:
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor("images"), PhaseCost.model_validate_json(file.metadata()["cost"])
-    except (SafetensorError, OSError):
-        return None  # cut off by a power failure: it is made again
+        tensors, texts = read_tensors(path, ["images"])
+        return tensors["images"], PhaseCost.model_validate_json(texts["cost"])
+    except (FileNotFoundError, DfkdError, KeyError, ValidationError):
+        return None  # cut off by a power failure, or another's: it is made again
 
 
 def _hardware(device: torch.device) -> str:

@@ -142,7 +142,7 @@ VIT_INVERSION = Method(
             synthesizer=use("vit-inversion", batch_size=96, steps=50),
             schedule={**_QUICK, "warmup_rounds": 3, "rounds_per_epoch": 0},
         ),
-        Preset(name="small", synthesizer=use("vit-inversion", batch_size=128, steps=133), schedule=SMALL),
+        Preset(name="small", schedule=SMALL),
         Preset(
             name="paper",
             schedule={"epochs": 200, "steps_per_epoch": 400, "batch_size": 256, "lr": 0.1},

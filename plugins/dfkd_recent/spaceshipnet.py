@@ -286,7 +286,7 @@ class SpaceshipDistillerOptions(StageOptions):
         "released: they do not",
     )
     kl_reduction: Literal["released", "batchmean"] = Field(
-        "released", description="released: KL averaged over images and classes, which the weights go with (B35)"
+        "released", description="released: KL averaged over images and classes, which the weights go with"
     )
 
 

@@ -66,7 +66,7 @@ def class_attention(query: Tensor, key: Tensor, prefix: int) -> Tensor:
     `query` and `key` are [N, heads, T, d]; the first `prefix` of the T tokens are no patches.
     """
     looking = query[:, :, :1] if prefix else query
-    weights = (looking @ key.transpose(2, 3) * key.shape[-1] ** -0.5).softmax(dim=-1)
+    weights: Tensor = (looking @ key.transpose(2, 3) * key.shape[-1] ** -0.5).softmax(dim=-1)
     return weights.mean(dim=(1, 2))[:, prefix:]
 
 
@@ -182,8 +182,9 @@ class VitInversion(Synthesizer[VitInversionOptions]):
 
     def _patches(self, name: str, values: Tensor) -> Tensor:
         """The attention's weighted values [N, T, heads d] as the mean over heads, of patches alone: [N, P, d]."""
-        heads = self._module(name).num_heads
-        return values.unflatten(2, (heads, -1)).mean(dim=2)[:, self._prefix :]
+        heads: int = self._module(name).num_heads
+        by_head: Tensor = values.unflatten(2, (heads, -1))
+        return by_head.mean(dim=2)[:, self._prefix :]
 
     def _view(self, pixels: Tensor, live: Tensor | None, phase: int) -> tuple[Tensor, Tensor | None]:
         """The pixels shifted around the edges and mirrored, and where the live patches are then."""

@@ -59,9 +59,10 @@ def test_a_files_embeddings_are_taken_as_they_are_in_float32(tmp_path):
     [
         ({"embeddings": torch.zeros(4, 2)}, r"label embeddings are \[4, 2\]; tiny needs one row for each of 3 classes"),
         ({"embeddings": torch.zeros(3)}, r"label embeddings are \[3\]; tiny needs one row for each of 3 classes"),
-        ({"other": torch.zeros(3, 2)}, "e.safetensors is no safetensors file with 'embeddings'"),
-        (None, "e.safetensors is no safetensors file with 'embeddings'"),
-        ("nonsense", "e.safetensors is no safetensors file with 'embeddings'"),
+        ({"other": torch.zeros(3, 2)}, "e.safetensors has no tensor 'embeddings'"),
+        ({"embeddings": torch.full((3, 2), torch.nan)}, "'embeddings' holds numbers that are not finite"),
+        (None, "there is no file .*e.safetensors with label embeddings"),
+        ("nonsense", "e.safetensors is no safetensors file"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_sentence(tmp_path, tensors, sentence):

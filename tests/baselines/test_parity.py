@@ -35,6 +35,7 @@ from dfkd_bench.datasets.cards import CIFAR10
 from dfkd_bench.hooks.registry import Registry
 from dfkd_bench.models.build import build_model
 from dfkd_bench.stages.plain import Distillation, DistillationOptions
+from dfkd_recent.spaceshipnet import OpenGenerator, Spaceship
 
 MAIN = Round(3, warmup=False)
 STILL = make_card(padding=0, flip=False)
@@ -199,6 +200,28 @@ def test_b16_the_auxiliary_heads_momentum_survives_its_new_weights():
             torch.testing.assert_close(weight.detach(), wanted, rtol=1e-4, atol=1e-6)
         made.synthesize(MAIN)  # draws the weights anew
         assert not torch.allclose(weights[0].detach(), expected[0], atol=1e-3)
+
+
+def test_b32_latents_stay_as_drawn(monkeypatch):
+    entered: list[Tensor] = []
+    kept = OpenGenerator.forward
+
+    def forward(self, entering, level=None):
+        entered.append(entering.detach().clone())
+        return kept(self, entering, level)
+
+    monkeypatch.setattr(OpenGenerator, "forward", forward)
+    small = {"batch_size": 4, "steps": 3, "latent_dim": 5, "pool": 8}
+    Spaceship(with_parity("B32", **small), make_context(STILL, TEACHER, STUDENT)).synthesize(MAIN)
+    assert len(entered) == 3
+    assert all(torch.equal(each, entered[0]) for each in entered)
+
+
+def test_b33_the_first_classes_have_an_image_more_in_every_round():
+    small = {"batch_size": 8, "steps": 1, "latent_dim": 5, "pool": 8}
+    made = Spaceship(with_parity("B33", **small), make_context(STILL, TEACHER, STUDENT))
+    for _ in range(3):
+        assert made.synthesize(MAIN).targets.tolist() == [index % STILL.num_classes for index in range(8)]
 
 
 def plain_logits(images: Tensor, *, batch: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ import pytest
 
 import dfkd_baselines
 import dfkd_dda
+import dfkd_recent
 from dfkd_bench import Method
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.leaderboard.claims import (
@@ -24,7 +25,7 @@ ROW = "CMI,cifar10,wrn40_2,wrn16_1,90.01,,primary,zju-vipa/CMI README.md (arXiv 
 
 def our_methods() -> dict[str, Method]:
     found: list[Method] = []
-    for plugin in (dfkd_baselines, dfkd_dda):
+    for plugin in (dfkd_baselines, dfkd_dda, dfkd_recent):
         plugin.dfkd_methods(found.append)
     return {method.name: method for method in found}
 

@@ -131,6 +131,7 @@ def test_the_test_splits_size_alone_leaves_an_interval():
         ({"augmenter": {"name": "classic", "options": {}}}, "augmenter=classic"),
         ({"schedule": {"epochs": 3, "steps_per_epoch": 3, "batch_size": 8, "lr": 0.1}}, "schedule.epochs=3"),
         ({"record": {"environment": environment(precision="bf16")}}, "precision=bf16"),
+        ({"record": {"environment": environment(compiled=True)}}, "precision=fp32 compiled"),
         ({"record": {"environment": environment(plugins={"dfkd-bench": "1"})}}, "dfkd-bench=1"),
     ],
 )

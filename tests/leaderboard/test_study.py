@@ -34,7 +34,7 @@ def study() -> Study:
 def test_arms_that_can_be_told_apart_are(study):
     assert [arm.standing.label for arm in study.arms] == ["3", "1=", "1=", "not ranked"]
     assert study.verdict().startswith(
-        "low can be told from the best arm, =higher; high cannot. The smallest difference"
+        "'low' can be told from the best arm, '=higher'; 'high' cannot. The smallest difference"
     )
 
 
@@ -60,10 +60,10 @@ def test_the_table_has_means(study):
 
 def test_words_are_filled_from_the_records(study):
     words = """{best} with {n} seeds:
-    {kept:low} kept, {wanted:low}, {images:low}; {flops:low}, {augmentation:low}; {accuracy:nothing}"""
+    {kept:low} kept, {wanted:low}, {images:low}; {flops:low}, {augmentation:low}; {accuracy:nothing}; {kept:nothing}"""
     filled = study.paragraph(words)
     assert filled.startswith("'=higher' (91.50 ±")
-    assert filled.endswith("0 to 3 seeds: 60.0 % kept, 75.0 %, 16; 4.00 kFLOP, 25 %; (not measured)")
+    assert filled.endswith("0 to 3 seeds: 60.0 % kept, 75.0 %, 16; 4.00 kFLOP, 25 %; (not measured); (not measured)")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_run_keeps_its_bank_which_is_measured_and_exported(run, tmp_path):
     assert found.target_agreement == pytest.approx(record.bank.target_agreement, abs=1e-3)
     assert 1 <= found.vendi <= found.images and 0 <= found.confidence <= 1 and 0 <= found.class_balance <= 1
     assert found.disagreement is not None and found.evaluator_only.real_images == 359
-    assert found.evaluator_only.fid > 0
+    assert found.evaluator_only.fid > 0 and found.feature_space == "teacher"
     parts = {part: measure(subject, workbench, part=part).images for part in ("synthesized", "augmented")}
     assert parts == {"synthesized": 40, "augmented": record.bank.kept}
     stages = record.bank.stages

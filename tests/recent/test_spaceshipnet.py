@@ -113,6 +113,20 @@ def test_labels_are_cyclic_as_released_or_balanced_over_time(labels, wanted):
         assert {tuple(sorted(each[6:])) for each in drawn} == {(0, 1), (0, 2), (1, 2)}
 
 
+def test_latents_stay_as_drawn_or_are_optimized(monkeypatch):
+    learned = []
+
+    class Watched(torch.optim.Adam):
+        def __init__(self, parameters, *args, **kwargs):
+            learned.append([tuple(each.shape) for each in parameters])
+            super().__init__(parameters, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    for optimize in (False, True):
+        made(optimize_latents=optimize).synthesize(ROUND)
+    assert learned[1] == [*learned[0], (8, 6)]
+
+
 def test_the_state_round_trips():
     one, other = made(), made()
     one.synthesize(ROUND)

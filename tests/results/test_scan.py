@@ -136,8 +136,8 @@ def test_a_folder_in_the_records_place_is_a_sentence(tmp_path):
     assert read_record(tmp_path / "none" / "record.json") is None
 
 
-def left(todo, done, hardware="a processor", precision="fp32"):
-    return estimate(todo, done, hardware, precision)
+def left(todo, done, **here):
+    return estimate(todo, done, make_record(make_spec()).environment.model_copy(update=here))
 
 
 def lasting(spec, seconds, accuracy=50.0):
@@ -161,6 +161,7 @@ def test_other_hardware_precision_and_failures_measure_nothing():
     done = [lasting(make_spec(seed=0), 100.0)]
     assert left([make_spec(seed=1)], done, hardware="another").measured == 0
     assert left([make_spec(seed=1)], done, precision="bf16").measured == 0
+    assert left([make_spec(seed=1)], done, compiled=True).measured == 0
     assert left([make_spec(seed=1)], [lasting(make_spec(), 100.0, accuracy=None)]).measured == 0
 
 

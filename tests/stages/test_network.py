@@ -236,3 +236,19 @@ def test_frozen_weights_are_cast_to_half_precision_once_and_anew_when_they_chang
     network.requires_grad_(True)
     network(images).sum().backward()
     assert all(each.grad is not None for each in body.parameters())
+
+
+def test_weights_that_a_fused_optimizer_moved_are_cast_anew():
+    # Torch does not count what it writes.
+    network, images = Network(make_convnet(make_card(), seed=0).body, make_card(), torch.bfloat16), some_images()
+    optimizer = torch.optim.SGD(network.parameters(), 1.0, fused=True)
+    with frozen(network):
+        before = network(images)
+    network.requires_grad_(True)
+    network(images).sum().backward()
+    optimizer.step()
+    with frozen(network):
+        after = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(after, network.body(network.normalize(images)).float())
+    assert not torch.equal(before, after)

@@ -14,6 +14,8 @@ import torch
 from device_watch import DeviceWatch
 from fake_gpu import GPU, fake_gpu
 from fake_runs import make_registry, play, spec_of
+from serving import Setting
+from steps import Steps
 
 from dfkd_bench.contract.breach import Breach, Skip
 from dfkd_bench.contract.checks import checks_of
@@ -60,6 +62,21 @@ def contract(registry: Registry) -> dict[str, str | None]:
     return found
 
 
+def steps() -> dict[str, str | None]:
+    """A timed step of `benchmarks/steps.py` and its floor, on the GPU: what broke."""
+    found: dict[str, str | None] = {}
+    with fake_gpu(DeviceWatch([])):
+        made = Steps(Setting(batch=4, precision="bf16", steps=1), GPU)
+        for name in ("deepinversion floor", "distillation", "distillation floor"):
+            try:
+                made.seconds(name)
+            except Exception:
+                found[name] = traceback.format_exc()
+            else:
+                found[name] = None
+    return found
+
+
 def main() -> None:
     """`methods`, or `faults` and the contract kit's."""
     warnings.simplefilter("ignore")
@@ -72,7 +89,7 @@ def main() -> None:
         precisions = {"fp32": torch.float32}
     folder, found = Path(__file__).parent, dict[str, Any]()
     if sys.argv[1] == "faults":
-        found["contract"] = contract(registry)
+        found["contract"], found["steps"] = contract(registry), steps()
     for method in methods:
         for name, precision in precisions.items():
             run = play(spec_of(method, registry), registry, precision, [folder])

@@ -168,6 +168,7 @@ def _environment(found: Environment) -> str:
         "device": found.device,
         "hardware": found.hardware,
         "precision": found.precision,
+        "compiled": "yes" if found.compiled else "no",
         "threads": str(found.threads),
         "platform": found.platform,
         **found.versions,
