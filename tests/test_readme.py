@@ -31,9 +31,20 @@ def blocks(language: str, *pages: Path) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
+def with_variables(lines: list[str]) -> list[str]:
+    """The lines with the variables that earlier ones set put in."""
+    values, filled = dict[str, str](), []
+    for line in lines:
+        if set_here := re.fullmatch(r"(\w+)='(.*)'", line):
+            values[set_here[1]] = set_here[2]
+        else:
+            filled.append(re.sub(r"\$(\w+)", lambda name: values[name[1]], line))
+    return filled
+
+
 def chains(*pages: Path) -> list[list[list[str]]]:
     """Each line of the shell blocks, as the commands that `&&` joins."""
-    lines = "\n".join(blocks("bash", *pages)).replace("\\\n", " ").splitlines()
+    lines = with_variables("\n".join(blocks("bash", *pages)).replace("\\\n", " ").splitlines())
     words = [shlex.split(line, comments=True) for line in lines]
     split = [[list(part) for end, part in groupby(line, "&&".__eq__) if not end] for line in words]
     return [chain for chain in split if chain]
