@@ -38,7 +38,7 @@ def with_variables(lines: list[str]) -> list[str]:
         if set_here := re.fullmatch(r"(\w+)='(.*)'", line):
             values[set_here[1]] = set_here[2]
         else:
-            filled.append(re.sub(r"\$(\w+)", lambda name: values[name[1]], line))
+            filled.append(re.sub(r"\$(\w+)", lambda name: values.get(name[1], name[0]), line))
     return filled
 
 
