@@ -93,8 +93,8 @@ def execution(
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         # From Ampere on.
-        told = _told_of_gpu()
-        return told[1] >= 8 if told else bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        known = _gpu_facts()
+        return known[1] >= 8 if known else bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions a CPU emulates bf16, more slowly than it computes float32.
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities == "AVX512" and bool(
@@ -102,7 +102,7 @@ def _computes_bf16(device: torch.device) -> bool:
     )
 
 
-def _told_of_gpu() -> tuple[str, float] | None:
+def _gpu_facts() -> tuple[str, float] | None:
     """Name and compute capability of the GPU in use by the driver's own tool; None if it does not say.
 
     PyTorch would open the device to tell, and keep some hundred megabytes of it: a grid's parent has no use for it.
@@ -164,8 +164,8 @@ def describe(execution: Execution, registry: Registry, *, computing: bool = True
 
 
 def _gpu(device: torch.device, computing: bool) -> str:
-    told = None if computing else _told_of_gpu()
-    return told[0] if told else torch.cuda.get_device_name(device)
+    known = None if computing else _gpu_facts()
+    return known[0] if known else torch.cuda.get_device_name(device)
 
 
 def _notes(execution: Execution) -> tuple[str, ...]:

@@ -134,8 +134,8 @@ class CustomizedInversion(Synthesizer[CsdOptions]):
         loss = options.oh * F.cross_entropy(seen.logits, targets) + options.bn * bn_loss(seen.batchnorm)
         if customized and options.csd:
             turned, turns = quarter_turns(view)
-            told = auxiliary_loss(self.head, context.student.observe(turned).features, targets, turns)
-            loss = loss - options.csd * told
+            auxiliary = auxiliary_loss(self.head, context.student.observe(turned).features, targets, turns)
+            loss = loss - options.csd * auxiliary
         elif customized and options.adv:
             loss = loss - options.adv * kl_divergence(context.student(view), seen.logits)
         return loss

@@ -10,7 +10,7 @@ from typing import Any
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.stages.base import BASES, Stage
 
-__all__ = ["IMAGES", "RUNS", "UNTOUCHED", "Breach", "Skip", "location", "told"]
+__all__ = ["IMAGES", "RUNS", "UNTOUCHED", "Breach", "Skip", "location", "sentence_of"]
 
 #: Checks that an episode itself answers.
 RUNS = "comes through a run"
@@ -36,7 +36,7 @@ class Skip(Exception):  # noqa: N818 - an outcome, no error
     """A check does not apply; the text says why."""
 
 
-def told(error: BaseException) -> str:
+def sentence_of(error: BaseException) -> str:
     """An error in one line, with its type unless it is a sentence already."""
     text = " ".join(str(error).split())
     if isinstance(error, Breach | DfkdError):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dfkd_bench.contract.behavior import SYNTHESIS
-from dfkd_bench.contract.breach import RUNS, UNTOUCHED, Breach, Skip, location, told
+from dfkd_bench.contract.breach import RUNS, UNTOUCHED, Breach, Skip, location, sentence_of
 from dfkd_bench.contract.form import FORM
 from dfkd_bench.contract.learning import LEARNING
 from dfkd_bench.contract.subject import Finding, Subject
@@ -45,7 +45,7 @@ def checks_of(stage: type[Stage[Any]], *, paired: bool = False, behavior: bool =
 
 
 def check_subject(subject: Subject) -> Iterator[Finding]:
-    """The findings, one check after the other. What breaks the plain case is told once, and nothing after it."""
+    """The findings, one check after the other. What breaks the plain case is reported once, and nothing after it."""
     checks = checks_of(subject.stage, paired=subject.pair is not None, behavior=subject.behavior)
     stopped = _cannot_begin(subject, len(checks) - 1)
     if stopped is not None:
@@ -72,7 +72,7 @@ def _cannot_begin(subject: Subject, rest: int) -> Finding | None:
         name = getattr(error, "check", None) or RUNS
         cut = "" if isinstance(error, Breach) else subject.cut_down(subject.settings[0])
         note = f" (tried with {cut})" if cut else ""
-        reason = f"{told(error)}{note}; {rest} further checks wait for this"
+        reason = f"{sentence_of(error)}{note}; {rest} further checks wait for this"
         return Finding(subject.name, name, "fail", reason, location(subject.stage, error))
     return None
 
@@ -84,7 +84,7 @@ def _finding(subject: Subject, name: str, check: Check) -> Finding:
     except Skip as skip:
         return Finding(subject.name, name, "skipped", str(skip))
     except Exception as error:
-        return Finding(subject.name, name, "fail", told(error), location(subject.stage, error))
+        return Finding(subject.name, name, "fail", sentence_of(error), location(subject.stage, error))
 
 
 @contextmanager

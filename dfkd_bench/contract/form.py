@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dfkd_bench.contract.breach import IMAGES, RUNS, UNTOUCHED, Breach, Skip, told
+from dfkd_bench.contract.breach import IMAGES, RUNS, UNTOUCHED, Breach, Skip, sentence_of
 from dfkd_bench.contract.episode import Episode, equal, same
 from dfkd_bench.contract.roles import ADVERSARY, options_of
 from dfkd_bench.contract.subject import Subject
@@ -147,14 +147,14 @@ def _switched(subject: Subject, name: str) -> Iterator[StageOptions]:
 
 
 def state_round_trips(subject: Subject) -> str:
-    """Stored and made anew in the middle of a run, the stage goes on as if nothing had happened."""
+    """Stored and made anew in the middle of a run, the stage continues as if nothing had happened."""
     for index, options in enumerate(subject.settings):
         whole = subject.once(options)
         # At every step in the first setting, once in the middle in the others.
         cuts = range(1, len(whole.trace)) if index == 0 else [len(whole.trace) // 2 + 1]
         for cut in cuts:
             if not same(whole.trace, subject.play(options, cut=cut).trace):
-                text = f"after its state was stored before step {cut + 1} it goes on differently"
+                text = f"after its state was stored before step {cut + 1} it continues differently"
                 raise Breach(text, method="state_dict")
     return ""
 
@@ -196,7 +196,7 @@ def any_classes_and_sizes(subject: Subject) -> str:
                 raise Breach(f"it refuses {what}: {error}") from error
             refused = f"refuses images that are not square: {error}"
         except Exception as error:
-            raise Breach(f"with {what}: {told(error)}", method=getattr(error, "method", None)) from error
+            raise Breach(f"with {what}: {sentence_of(error)}", method=getattr(error, "method", None)) from error
     return refused
 
 

@@ -83,7 +83,7 @@ class StoredSplit:
             ) from error
         try:
             if _Stamp.of(file) != self._stamp and not self._written_again(file):
-                raise DfkdError(f"{self.path} was changed while the run went on: start the command again")
+                raise DfkdError(f"{self.path} was changed during the run: start the command again")
             tensors = _mapped(file)
         finally:
             if file is not self._nameless:

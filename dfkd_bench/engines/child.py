@@ -31,7 +31,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Children:
-    """The processes that are going on, so that all can be ended at once."""
+    """The processes that are running, so that all can be ended at once."""
 
     def __init__(self) -> None:
         self.ending = False

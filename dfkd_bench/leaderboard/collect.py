@@ -61,7 +61,7 @@ class Group:
 
 @dataclass(slots=True)
 class Collection:
-    """All groups, what was left out, and what a reader must be told."""
+    """All groups, what was left out, and what a reader must know."""
 
     groups: list[Group]
     left_out: list[str]

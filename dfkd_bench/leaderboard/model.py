@@ -379,7 +379,7 @@ class Table:
         cells: sorted by dataset, preset, protocol, pair and teacher.
         across: a summary for each preset and protocol with at least two cells to compare over.
         left_out: files that look like records and are not in the table: which and why, a sentence for each.
-        notes: what a reader must be told of the whole: mixed teachers, code versions, precisions; contradictions.
+        notes: what a reader must know of the whole: mixed teachers, code versions, precisions; contradictions.
         runs: how many runs are in it.
     """
 

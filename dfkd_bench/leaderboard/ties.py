@@ -1,6 +1,6 @@
 """Which rows of a cell differ: ranks with ties. Pure functions.
 
-Two rows are told apart if both of these hold at the family-wise level, 5 % unless told otherwise:
+Two rows are told apart if both of these hold at the family-wise level, 5 % by default:
 
 1. the test with the variance *pooled* over the cell, Holm-corrected over *all pairs* of rows;
 2. the test with the pair's *own* variances (Welch's), Bonferroni-corrected over one row's comparisons, K - 1.

@@ -204,7 +204,7 @@ def groups(cell: Cell) -> Iterator[tuple[str, Sequence[Row]]]:
 
 
 def closing(table: Table) -> Iterator[str]:
-    """What a reader must be told of the whole table, and the files that are not in it."""
+    """What a reader must know of the whole table, and the files that are not in it."""
     yield from map(plain, table.notes)
     for sentence in table.left_out:
         yield f"Left out: {plain(sentence)}"

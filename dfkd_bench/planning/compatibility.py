@@ -29,8 +29,8 @@ def unmet(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[Dfkd
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
         networks = (network_facts(name, card, registry) for name in (spec.pair.teacher, spec.pair.student))
-        if (told := stage.unmet(options, *networks, card)) is not None:
-            yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {told}")
+        if (reason := stage.unmet(options, *networks, card)) is not None:
+            yield DfkdError(f"{spec.method} cannot run: its {kind} '{choice.name}' {reason}")
         for name in sorted(stage.requires_with(options)):
             need = NEEDS[name]
             for part in need.of:
@@ -82,16 +82,16 @@ def warnings(spec: RunSpec, card: DatasetCard, registry: Registry) -> Iterator[s
         choice = getattr(spec, kind)
         stage = registry.load(kind, choice.name)
         options = stage.Options.model_validate(choice.options)
-        told = stage.warn_with(options, network_facts(spec.pair.teacher, card, registry), card)
-        if told is not None:
-            yield f"{spec.method} with the teacher {spec.pair.teacher}: {told}"
+        reason = stage.warn_with(options, network_facts(spec.pair.teacher, card, registry), card)
+        if reason is not None:
+            yield f"{spec.method} with the teacher {spec.pair.teacher}: {reason}"
 
 
 def _offers(spec: RunSpec, part: str, card: DatasetCard, registry: Registry) -> tuple[str, frozenset[str]]:
     """Who it is, and what it offers."""
     if part == "synthesizer":
-        told = registry.load("synthesizer", spec.synthesizer.name).gives_targets
-        return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if told else ())
+        given = registry.load("synthesizer", spec.synthesizer.name).gives_targets
+        return f"the synthesizer '{spec.synthesizer.name}'", frozenset({"targets"} if given else ())
     network: str = getattr(spec.pair, part)
     facts = network_facts(network, card, registry)
     offered = {

@@ -174,7 +174,7 @@ class _Grid:
                     refs[key] = teacher(*key, file)
                 except DfkdError as error:
                     self.add_error(at, error)
-                    raise GridFileError([f"{self.path}:{line}: {told}" for line, told in self.found]) from error
+                    raise GridFileError([f"{self.path}:{line}: {caught}" for line, caught in self.found]) from error
         runs: dict[str, Planned] = {}
         for entry, request, card in self._requests(lambda dataset, network: refs[dataset, network]):
             for spec in plan(request, card, self.registry):
@@ -338,17 +338,17 @@ class _Grid:
                 continue
             chosen = given if isinstance(given, str) else given.get("name")
             if chosen is not None:
-                with _CollectErrors(self, (*at, kind, "name")) as told:
+                with _CollectErrors(self, (*at, kind, "name")) as caught:
                     if self._is((*at, kind, "name"), chosen, str):
                         self.registry.find(kind, chosen)
                         swaps[kind] = chosen
-                usable = usable and kind in swaps and not told.mistake
+                usable = usable and kind in swaps and not caught.mistake
             if isinstance(given, dict):
                 options += [Override(kind, o, v, name) for o, v in given.items() if o != "name"]
         options += [Override("schedule", o, v, name) for o, v in self._table((*at, "schedule"), table).items()]
-        with _CollectErrors(self, (*at, "name")) as told:
+        with _CollectErrors(self, (*at, "name")) as caught:
             self.registry.load("method", name)
-        if usable and not told.mistake:
+        if usable and not caught.mistake:
             yield _Entry(name, table.get("label", name), at, table.get("preset"), swaps, options)
 
     def _teachers(self) -> Iterator[tuple[tuple[str, str], tuple[toml_lines.Path, Given]]]:

@@ -78,7 +78,7 @@ class Progress(BaseModel):
         known = {name: getattr(before, name) for name in _KNOWN}
         found = self.model_copy(update={"curve": curve, **known})
         then, now = before.environment, self.environment
-        moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, went on on {now.hardware}",)
+        moved = () if then.hardware == now.hardware else (f"begun on {then.hardware}, resumed on {now.hardware}",)
         if then.compiled == now.compiled:
             return found.remarked(*then.notes, *moved)
         found = found.model_copy(update={"environment": now.model_copy(update={"compiled": True})})

@@ -43,7 +43,7 @@ class CudaCapturer:
     """By `torch.cuda.CUDAGraph`, on a stream of its own.
 
     Args:
-        generators: every random stream that a step may draw from; each goes on from replay to replay.
+        generators: every random stream that a step may draw from; each moves forward from replay to replay.
     """
 
     def __init__(self, generators: Iterable[torch.Generator]) -> None:
@@ -84,7 +84,7 @@ class Graphs:
     Args:
         ledger: of the run; a replay costs what the call before the capture did.
         capturer: what captures; None where steps are called as they are.
-        remark: is told in a sentence why the run goes on without graphs.
+        remark: receives a sentence on why the run continues without graphs.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Graphs:
         """From now on all steps are called as they are."""
         self.capturer = None
         self._steps.clear()
-        why = f"a step could not be captured as a CUDA graph ({first_line(error)}): it went on without graphs"
+        why = f"a step could not be captured as a CUDA graph ({first_line(error)}): it continued without graphs"
         self._remark(why)
         warnings.warn(why, stacklevel=2)
 

@@ -79,13 +79,13 @@ def joined(names: tuple[str, ...], classes: tuple[type[Filter[Any]], ...]) -> ty
         def unmet(
             cls, options: StageOptions, teacher: NetworkFacts, student: NetworkFacts, card: DatasetCard
         ) -> str | None:
-            told = (part.unmet(own, teacher, student, card) for _, part, own in split(options))
-            return next((sentence for sentence in told if sentence is not None), None)
+            reasons = (part.unmet(own, teacher, student, card) for _, part, own in split(options))
+            return next((sentence for sentence in reasons if sentence is not None), None)
 
         @classmethod
         def warn_with(cls, options: StageOptions, teacher: NetworkFacts, card: DatasetCard) -> str | None:
-            told = [part.warn_with(own, teacher, card) for _, part, own in split(options)]
-            return "; ".join(sentence for sentence in told if sentence is not None) or None
+            reasons = [part.warn_with(own, teacher, card) for _, part, own in split(options)]
+            return "; ".join(sentence for sentence in reasons if sentence is not None) or None
 
         @classmethod
         def projection(cls, options: StageOptions, load: Workload) -> Projection | None:

@@ -35,11 +35,11 @@ class _ByScore(Filter[OptionsT]):
     @torch.no_grad()
     def keep(self, augmented: SyntheticBatch, source: SyntheticBatch) -> Tensor:
         """True where the score is high enough."""
-        scores, keep = self._judge(self.context.teacher(augmented.images).log_softmax(dim=1).amax(dim=1))
+        scores, keep = self._select(self.context.teacher(augmented.images).log_softmax(dim=1).amax(dim=1))
         self._history.add(scores, keep)
         return keep
 
-    def _judge(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    def _select(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
         """Scores, and what stays, from log max_k p_T(k|x)."""
         raise NotImplementedError
 
@@ -68,7 +68,7 @@ class ConfidenceFilter(_ByScore[ConfidenceOptions]):
     Options = ConfidenceOptions
     what = "the teacher's largest probability"
 
-    def _judge(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    def _select(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
         scores = confidence.exp()
         return scores, scores >= self.options.threshold
 
@@ -92,7 +92,7 @@ class LenientFilter(_ByScore[LenientOptions]):
     Options = LenientOptions
     what = "posterior of the confident component"
 
-    def _judge(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    def _select(self, confidence: Tensor) -> tuple[Tensor, Tensor]:
         losses = -confidence.double()
         low, high = (losses.min(), losses.max()) if len(losses) else (0, 0)
         if not len(losses) or float(high - low) < 1e-12:

@@ -70,8 +70,8 @@ class DdaDistiller(Distiller[DdaOptions]):
         losses = {"kd": kl_divergence(student(batch.images), wanted, self.options.tau)}
         if self.head is not None:
             turned, turns = quarter_turns(batch.images)
-            told = self.head(student.observe(turned).features)
-            losses["self"] = self.options.self_weight * F.cross_entropy(told, turns)
+            logits = self.head(student.observe(turned).features)
+            losses["self"] = self.options.self_weight * F.cross_entropy(logits, turns)
         return losses
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -106,8 +106,8 @@ class PretrainedAugmenter(Augmenter[OptionsT]):
                 context.ledger.watch(module, role)
         self.known_as = identity(folder, options.model)
         maker = {"augmenter": type(self).__name__, "model": self.known_as, "shape": context.card.image_shape}
-        told = options.model_dump(mode="json", exclude={"model", "revision", "safetensors"})
-        self._cache = VariantCache(context.cache, context.ledger, {**maker, **told, **self.more_key()})
+        chosen = options.model_dump(mode="json", exclude={"model", "revision", "safetensors"})
+        self._cache = VariantCache(context.cache, context.ledger, {**maker, **chosen, **self.more_key()})
 
     @classmethod
     def absent(cls, options: OptionsT) -> str | None:
@@ -143,7 +143,7 @@ class PretrainedAugmenter(Augmenter[OptionsT]):
         share = max(1, options.batch_size // options.variants)
         parts = [quantize(batch.images[:0])]
         for start in range(0, len(batch), share):
-            # A generator for each batch: a run that goes on behind batches that it finds draws the same.
+            # A generator for each batch: a run that resumes behind batches that it finds draws the same.
             parts.append(self._part(batch.select(slice(start, start + share)), seed + start))
             context.tick(min(start + share, len(batch)), len(batch))
         source = torch.arange(len(batch), device=context.device).repeat_interleave(options.variants)

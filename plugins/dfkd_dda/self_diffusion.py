@@ -43,7 +43,7 @@ class SelfDiffusionOptions(StageOptions):
         (32, 64, 64), min_length=1, description="channels of the U-Net's levels, each a multiple of 8"
     )
     timesteps: int = Field(1000, ge=2, description="noise levels of the diffusion process")
-    class_conditional: bool = Field(False, description="the U-Net is told each image's target class")
+    class_conditional: bool = Field(False, description="the U-Net knows each image's target class")
 
     @property
     def steps_taken(self) -> int:
@@ -75,7 +75,7 @@ def _unet(levels: tuple[int, ...], card: DatasetCard, *, class_conditional: bool
 
 @functools.lru_cache(maxsize=64)
 def _image_flops(levels: tuple[int, ...], card: DatasetCard) -> int:
-    """Of an image forward; being told its class is no multiplication."""
+    """Of an image forward; to know its class is no multiplication."""
     channels, height, width = card.image_shape
     padded = (1, channels, _filled_up(levels, height), _filled_up(levels, width))
     return flops_per_image(lambda: _unet(levels, card, class_conditional=False), padded, (1,))
@@ -171,8 +171,8 @@ class SelfDiffusion(Augmenter[SelfDiffusionOptions]):
         padded = F.pad(noisy, (0, wider, 0, higher), mode="replicate")
         labels = targets if self.options.class_conditional else None
         with self.context.autocast():
-            told: Tensor = self.unet(padded, at, class_labels=labels).sample
-        return told.float()[..., :height, :width]
+            noise: Tensor = self.unet(padded, at, class_labels=labels).sample
+        return noise.float()[..., :height, :width]
 
     def state_dict(self) -> dict[str, Any]:
         """The U-Net's weights, and while it is in training its optimizer."""

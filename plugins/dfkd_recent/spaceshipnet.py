@@ -327,19 +327,19 @@ class SpaceshipDistiller(Distiller[SpaceshipDistillerOptions]):
         names = [list(network.stage_names) if options.gcam else [] for network in (teacher, student)]
         wanted_maps = [[*stages, *(each.module for each in finals[at : at + 1])] for at, stages in enumerate(names)]
         # A frozen teacher's maps have gradients only where the images do.
-        told = teacher.observe(batch.images.detach().requires_grad_(options.gcam > 0), maps=_once(wanted_maps[0]))
+        shown = teacher.observe(batch.images.detach().requires_grad_(options.gcam > 0), maps=_once(wanted_maps[0]))
         seen = student.observe(batch.images, maps=_once(wanted_maps[1]))
-        wanted = told.logits.detach()
+        wanted = shown.logits.detach()
         losses = {"kd": kl_divergence(seen.logits, wanted, options.tau) / self._divisor(wanted)}
         if finals:
             # The classifiers are constants here: only the student's maps learn from it.
-            theirs = class_maps(finals[0].read(told).detach(), teacher.classifier, bias=options.bias)
+            theirs = class_maps(finals[0].read(shown).detach(), teacher.classifier, bias=options.bias)
             ours = class_maps(finals[1].read(seen), student.classifier, bias=options.bias)
             losses["cam"] = options.cam * map_distance(ours, theirs)
         if options.gcam:
             classes = wanted.argmax(dim=1)
             theirs_by_stage = gradient_maps(
-                told.logits, [told.maps[name] for name in names[0]], classes, keep_graph=False
+                shown.logits, [shown.maps[name] for name in names[0]], classes, keep_graph=False
             )
             ours_by_stage = gradient_maps(seen.logits, [seen.maps[name] for name in names[1]], classes, keep_graph=True)
             pairs = zip(ours_by_stage, theirs_by_stage, strict=True)

@@ -17,7 +17,7 @@ _SECONDS = 1.0
 
 
 class JsonLines:
-    """Appends to each run's file: a run that is interrupted and goes on has one file, with two `started`.
+    """Appends to each run's file: a run that is interrupted and resumed has one file, with two `started`.
 
     Steps of a phase come no more often than once a second, the last one always.
 

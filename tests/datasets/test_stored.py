@@ -72,7 +72,7 @@ def test_a_file_that_is_changed_or_removed_in_mid_run_is_one_sentence():
     with pytest.raises(DfkdError, match=r"where the test split was kept \(No such file or directory\): start"):
         same(stored, a_split())
     stored.path.write_bytes(content[:-1] + b"x")
-    with pytest.raises(DfkdError, match=r"was changed while the run went on: start the command again$"):
+    with pytest.raises(DfkdError, match=r"was changed during the run: start the command again$"):
         same(stored, a_split())
 
 
@@ -85,7 +85,7 @@ def test_a_file_that_another_process_wrote_again_is_used_if_it_holds_the_same_sp
     assert same(stored, split)
     assert same(stored, split)
     keep(a_split(1), stored.path)
-    with pytest.raises(DfkdError, match=r"was changed while the run went on"):
+    with pytest.raises(DfkdError, match=r"was changed during the run"):
         same(stored, split)
 
 
