@@ -19,7 +19,7 @@ from support.e2e_kit import (
     make_spec,
     own_cache,  # noqa: F401
     specs,
-    teachers_folder,
+    teacher_file,
 )
 from support.odd_files import ABSENT, ODD, snapshot
 
@@ -340,7 +340,7 @@ def test_a_file_that_grew_too_large_is_not_read(tmp_path):
 
 
 def test_the_import_of_a_teacher_with_an_odd_configuration_leaves_the_store_as_it_was(tmp_path):
-    (weights,) = teachers_folder().glob("*/weights.safetensors")
+    weights = teacher_file()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(weights.read_bytes())
     (tmp_path / "model" / "config.json").write_text('{"pretrained_cfg": {"mean": [NaN], "std": [1]}}', encoding="utf-8")

@@ -104,7 +104,7 @@ def test_the_readme_names_commands_and_options_that_exist() -> None:
             assert option in shown.out, (option, words)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_reduced_cifar_command_runs_on_real_images(tmp_path: Path) -> None:
     data = os.environ.get("DFKD_BENCH_DATA")
     if data is None:
@@ -137,7 +137,7 @@ def test_the_plugin_of_the_docs_runs_as_an_installed_package(tmp_path: Path) -> 
     assert len(list((tmp_path / "results").glob("*/record.json"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_command_of_the_readme_keeps_its_promises(tmp_path: Path) -> None:
     words = commands(README)[0]
     assert words == ["run", "--method", "dda", "--pair", "wrn40_2:wrn16_1"]

@@ -60,6 +60,7 @@ class BankFilling:
         batch = self._synthesize(warmup=False)
         self._keep(batch)
         if not self._stages.synthesizer.stream:
+            self._begin_augmentation()
             while not self._augmenter_ready:
                 self._prepare()
             self._augment(batch)
@@ -71,6 +72,7 @@ class BankFilling:
         if self._to_augment is None:
             # Copied: in a bank that is full, variants take the places of what they were made from.
             self._to_augment = (self.bank.images.clone(), self.bank.targets.clone())
+        self._begin_augmentation()
         if not self._augmenter_ready and not self._prepare():
             return 0.0  # the run may be saved here
         images, targets = self._to_augment
@@ -142,10 +144,12 @@ class BankFilling:
             )
         return len(self.bank) + own
 
+    def _begin_augmentation(self) -> None:
+        self._parts.emit("phase", {"phase": "augmenter"})
+
     def _prepare(self) -> bool:
         """Some of the augmenter's preparation; whether it is done."""
         parts = self._parts
-        parts.emit("phase", {"phase": "augmenter"})
         with (
             parts.watch.untouched(parts.stage("augmenter")),
             parts.ledger.phase("augmentation"),
@@ -157,7 +161,6 @@ class BankFilling:
 
     def _augment(self, source: SyntheticBatch) -> None:
         parts, stages = self._parts, self._stages
-        parts.emit("phase", {"phase": "augmenter"})
         with (
             parts.watch.untouched(parts.stage("augmenter")),
             parts.ledger.phase("augmentation") as cost,

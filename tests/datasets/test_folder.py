@@ -247,7 +247,7 @@ def test_card_json_that_is_no_json(root):
 def test_card_json_that_cannot_be_read(root):
     image_folders(root)
     (root / "card.json").mkdir()
-    refused(f"cannot read {root / 'card.json'} (Is a directory)", lambda: open_folder(root))
+    refused(f"cannot read {root / 'card.json'}: it is a folder, not a file", lambda: open_folder(root))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.e2e_kit import Interrupts, cli, listening, own_cache, specs, teachers_folder  # noqa: F401
+from support.e2e_kit import Interrupts, cli, listening, own_cache, specs, teacher_file, teachers_folder  # noqa: F401
 
 from dfkd_bench import DfkdError, Network, environment
 from dfkd_bench.engines.settings import WorkerSettings
@@ -56,7 +56,7 @@ def test_the_setting_reaches_a_runs_own_process_and_no_teachers_card(tmp_path, n
     assert WorkerSettings.model_validate_json(settings.model_dump_json()).compile
     assert environment.describe(bench.execution, bench.registry).compiled
     store = Workbench.make(teachers=tmp_path / "teachers", device="cpu", precision="fp32", compile=True).store
-    (file,) = teachers_folder().glob("*/weights.safetensors")
+    file = teacher_file()
     assert not store.import_file(file, "resnet8", "digits").card.environment.compiled
     assert networks == []
 

@@ -6,7 +6,7 @@ import json
 import sys
 
 import pytest
-from support.e2e_kit import PAIR, bench, cli, listening, own_cache, registry_with, specs, teachers_folder  # noqa: F401
+from support.e2e_kit import PAIR, bench, cli, listening, own_cache, registry_with, specs, teacher_file, teachers_folder  # noqa: F401
 
 from dfkd_bench.results import code
 from dfkd_bench.results.records import Record
@@ -136,7 +136,7 @@ def test_the_commands_say_what_is_stale(made, plugin, tmp_path):
         f'synthesizer = "mine"\n[method.distiller]\n{options}\n'.replace('methods = ["noise"]\n', ""),
         encoding="utf-8",
     )
-    teacher = next(teachers_folder().glob("*/weights.safetensors"))
+    teacher = teacher_file()
     with grid.open("a", encoding="utf-8") as file:
         file.write(f'[teachers.digits]\nresnet8 = "{teacher}"\n')
     assert cli("run", "--grid", grid, *places).code == 0

@@ -108,7 +108,7 @@ def teachers_folder() -> Path:
 
 def teacher_file() -> Path:
     """The weights of that teacher."""
-    (weights,) = teachers_folder().glob("*/weights.safetensors")
+    (weights,) = teachers_folder().glob("digits-resnet8-*/weights.safetensors")
     return weights
 
 
