@@ -97,19 +97,19 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def teachers_folder() -> Path:
-    """A folder with one tiny teacher, resnet8 on digits by RECIPE; trained once in this process."""
+def teacher_file() -> Path:
+    """The weights of a tiny teacher, resnet8 on digits by RECIPE; trained once in this process."""
     folder = Path(tempfile.mkdtemp(prefix="dfkd-teachers-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made = Workbench.make(teachers=folder, device="cpu", precision="fp32", registry=Registry())
     made.store.train("resnet8", "digits", RECIPE)
-    return folder
-
-
-def teacher_file() -> Path:
-    """The weights of that teacher."""
-    (weights,) = teachers_folder().glob("digits-resnet8-*/weights.safetensors")
+    (weights,) = folder.glob("*/weights.safetensors")
     return weights
+
+
+def teachers_folder() -> Path:
+    """The folder of that teacher, to which tests may add others."""
+    return teacher_file().parent.parent
 
 
 def bench(results: Path, registry: Registry | None = None, device: Any = "cpu") -> Workbench:
