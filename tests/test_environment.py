@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_on_another_gpu_says_so_whatever_comes_after():
     first, second, third = (Progress.begin(make_spec(), {}, on[name]) for name in ("A100", "H100", "H100"))
     assert first.knowing(None).environment.notes == ()
     moved = second.knowing(first)
-    assert moved.environment.notes == ("begun on A100, went on on H100",)
+    assert moved.environment.notes == ("begun on A100, resumed on H100",)
     assert third.knowing(moved).record("finished", None).environment.notes == moved.environment.notes
 
 

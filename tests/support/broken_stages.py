@@ -177,7 +177,7 @@ BROKEN = {
     DetachedAdversary: ("the adversary is alive", "another student makes no difference: its part of the loss is dead"),
     ReadAndThrownAway: ("each option changes something", "nothing depends on 'tau', whatever value it is given"),
     TeacherInTrainingMode: ("teacher and student untouched", "it changed the teacher's first.1.running_mean"),
-    ForgetsItsState: ("state round-trips mid-run", "after its state was stored before step 2 it goes on differently"),
+    ForgetsItsState: ("state round-trips mid-run", "after its state was stored before step 2 it continues differently"),
     DrawsFromElsewhere: ("same seed, same images", "draws from elsewhere than its stream"),
     ShowsOldImages: ("a fresh run sees nothing old", "something of the earlier run is left"),
     TenClassesOnly: ("any classes, size and channels", r"with 2 classes of 3x8x8 images: targets are not in 0\.\.1"),
