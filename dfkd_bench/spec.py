@@ -6,8 +6,8 @@ import functools
 import hashlib
 import json
 import marshal
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, cast, get_args
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from dfkd_bench.method import Schedule, StageChoice
 __all__ = [
     "MOST_SEEDS",
     "PROTOCOLS",
+    "Memo",
     "Pair",
     "Protocol",
     "RecalledSpec",
@@ -32,10 +33,10 @@ __all__ = [
     "SeedFamily",
     "TeacherRef",
     "content_hash",
-    "content_key",
 ]
 
 
+T = TypeVar("T")
 Protocol = Literal["native", "matched"]
 #: Of one grid: a slip of the finger must not plan for hours.
 MOST_SEEDS = 10_000
@@ -55,15 +56,33 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def content_key(value: Any) -> bytes | None:
-    """Bytes that stand for plain data: equal ones for equal content alone, 1, 1.0 and true told apart.
+class Memo(Generic[T]):
+    """Values by the plain data that they are made from: what is equal, 1, 1.0 and true kept apart, is made once.
 
-    They hold for this process. None for what is more than plain data.
+    It forgets them all when there are too many, and makes anew whatever is more than plain data.
     """
-    try:
-        return marshal.dumps(value, 2)  # later versions have references, which depend on more than the content
-    except ValueError:
-        return None
+
+    _MOST = 10_000
+
+    def __init__(self) -> None:
+        self._kept = dict[bytes, T]()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, content: Any, make: Callable[[], T]) -> T:
+        """The value for `content`."""
+        try:
+            key = marshal.dumps(content, 2)  # later versions have references, which depend on more than the content
+        except ValueError:
+            return make()
+        found = self._kept.get(key)
+        if found is None:
+            found = make()
+            if len(self._kept) >= self._MOST:
+                self._kept.clear()
+            self._kept[key] = found
+        return found
 
 
 class Pair(BaseModel):
@@ -169,8 +188,7 @@ class SeedFamily:
         return spec
 
 
-_FAMILIES: dict[bytes, SeedFamily] = {}
-_MOST_FAMILIES = 10_000
+_FAMILIES = Memo[SeedFamily]()
 
 
 def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> RunSpec:
@@ -178,16 +196,7 @@ def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> RunSpec:
     if type(seed) is not int or seed < 0:
         spec: RunSpec = validate(value)
         return spec
-    key = content_key({**value, "seed": 0})
-    if key is None:
-        return cast("RunSpec", validate(value))
-    family = _FAMILIES.get(key)
-    if family is None:
-        family = SeedFamily(validate(value))
-        if len(_FAMILIES) >= _MOST_FAMILIES:
-            _FAMILIES.clear()
-        _FAMILIES[key] = family
-    return family.member(seed)
+    return _FAMILIES.get({**value, "seed": 0}, lambda: SeedFamily(validate(value))).member(seed)
 
 
 RecalledSpec = Annotated[RunSpec, WrapValidator(_recall)]

@@ -191,9 +191,7 @@ class ContrastiveInversion(Synthesizer[CmiOptions]):
         return SyntheticBatch(images.clamp(0, 1), self.targets.clone())
 
     def _inner(self) -> None:
-        with self.context.autocast():
-            images = self.generator(self.latents)
-        images = images.float()
+        images = self.context.images_from(self.generator, self.latents)
         loss, local, glob = self._loss(images, self.targets)
         self.best.update(loss, images, local, glob)
         self.optimizer.zero_grad(set_to_none=True)

@@ -115,9 +115,7 @@ class CustomizedInversion(Synthesizer[CsdOptions]):
         best = Best()
         self.generator.train()
         for step in range(steps):
-            with context.autocast():
-                images = self.generator(latents)
-            images = images.float()
+            images = context.images_from(self.generator, latents)
             loss = self._loss(images, targets, customized=not round.warmup)
             best.update(loss, images)
             optimizer.zero_grad(set_to_none=True)

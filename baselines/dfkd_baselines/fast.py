@@ -146,9 +146,7 @@ class FastInversion(Synthesizer[FastOptions]):
         return SyntheticBatch(self.best.tensors[0].clamp(0, 1), self.targets.clone())
 
     def _inner(self) -> None:
-        with self.context.autocast():
-            images = self.inner(self.latents)
-        images = images.float()
+        images = self.context.images_from(self.inner, self.latents)
         loss = self._loss(images, self.targets)
         self.best.update(loss, images)
         self.inner_optimizer.zero_grad(set_to_none=True)

@@ -107,9 +107,7 @@ class Generative(Synthesizer[GenerativeOptions]):
     def _make(self, count: int) -> Tensor:
         shape, device = (count, self.options.latent_dim), self.context.device
         latents = torch.randn(shape, generator=self.context.generator, device=device)
-        with self.context.autocast():
-            images: Tensor = self.generator(latents)
-        return images.float()
+        return self.context.images_from(self.generator, latents)
 
     def _loss(self, images: Tensor, seen: Observation) -> Tensor:
         options, teacher = self.options, seen.logits

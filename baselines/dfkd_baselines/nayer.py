@@ -218,9 +218,7 @@ class NoisyLayerInversion(Synthesizer[NayerOptions]):
 
     def _inner(self) -> None:
         options, context = self.options, self.context
-        with context.autocast():
-            images = self.generator(self.inputs)
-        images = images.float()
+        images = context.images_from(self.generator, self.inputs)
         view = crop_and_flip(images, context.card.transform, context.generator)
         seen = context.teacher.observe(view, batchnorm=True)
         loss = options.bn * self.average.loss(seen.batchnorm) + options.oh * F.cross_entropy(seen.logits, self.targets)

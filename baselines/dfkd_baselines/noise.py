@@ -16,7 +16,7 @@ from dfkd_bench import (
     Workload,
     flops_per_image,
 )
-from dfkd_bench.blocks.generators import Generator, reset_generator
+from dfkd_bench.blocks.generators import Generator, placed, reset_generator
 
 
 class NoiseOptions(StageOptions):
@@ -77,7 +77,8 @@ class UntrainedGenerator(Synthesizer[UntrainedGeneratorOptions]):
     def __init__(self, options: UntrainedGeneratorOptions, context: StageContext) -> None:
         super().__init__(options, context)
         with context.seeded():
-            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device).train()
+            generator = Generator(options.latent_dim, context.card.image_shape)
+        self.generator = placed(generator, context.device).train()
         context.ledger.watch(self.generator, "generator")
 
     @torch.no_grad()
@@ -87,7 +88,5 @@ class UntrainedGenerator(Synthesizer[UntrainedGeneratorOptions]):
         reset_generator(self.generator, context.generator)
         shape = (self.options.batch_size, self.options.latent_dim)
         latents = torch.randn(shape, generator=context.generator, device=context.device)
-        with context.autocast():
-            images = self.generator(latents)
-        images = images.float()
+        images = context.images_from(self.generator, latents)
         return SyntheticBatch(images, context.teacher(images).argmax(dim=1))

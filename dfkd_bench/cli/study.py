@@ -40,7 +40,8 @@ def write_study(name: str, file: Path, runs: Sequence[Planned], records: Sequenc
         found = by_run.get(run.spec.hash)
         arms.setdefault(run.label, []).extend([found] if found is not None else [])
     study = study_of(arms.items())
-    said = study.paragraph(study_words(file)) if study_words(file) else study.verdict()
+    words = study_words(file)
+    said = study.paragraph(words) if words else study.verdict()
     texts = {"csv": study.csv(), "md": f"# Study: {name}\n\n{said}\n\n{study.markdown()}"}
     for kind, text in texts.items():
         with replacing(out / f"study-{name}.{kind}") as temporary:

@@ -158,9 +158,9 @@ def study_of(arms: Iterable[tuple[str, Sequence[Record]]]) -> Study:
     return Study(tuple(Arm(*one, row, standing) for one, row, standing in made), ranking)
 
 
-def flops_of(phase: str) -> Callable[[Record], float | None]:
+def flops_of(phase: str) -> Callable[[Record], int]:
     """Tells what a record spent in a phase."""
-    return lambda record: record.cost[phase]["flops"] if phase in record.cost else 0
+    return lambda record: int(record.cost[phase]["flops"]) if phase in record.cost else 0
 
 
 def _seconds(record: Record) -> float:
@@ -173,8 +173,7 @@ def _all_flops(record: Record) -> float:
 
 def _augmentation_share(record: Record) -> float | None:
     total = _all_flops(record)
-    spent = record.cost["augmentation"]["flops"] if "augmentation" in record.cost else 0
-    return 100 * spent / total if total else None
+    return 100 * flops_of("augmentation")(record) / total if total else None
 
 
 def _kept(record: Record) -> float | None:

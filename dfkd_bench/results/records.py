@@ -27,7 +27,7 @@ from dfkd_bench.foreign import Count, Number, parse_json, parse_model, read_byte
 from dfkd_bench.method import Prior
 from dfkd_bench.results.curves import CURVE_FILE, CurvePoint, curve_hash, curve_text, read_curve
 from dfkd_bench.results.scan import RECORD_FILE, record_files
-from dfkd_bench.spec import RecalledSpec, content_key
+from dfkd_bench.spec import Memo, RecalledSpec
 
 __all__ = [
     "Accuracy",
@@ -124,20 +124,11 @@ class Environment(_Part):
     )
 
 
-_ENVIRONMENTS: dict[bytes, Environment] = {}
-_MOST_ENVIRONMENTS = 10_000
+_ENVIRONMENTS = Memo[Environment]()
 
 
 def _recall(value: Any, validate: ValidatorFunctionWrapHandler) -> Environment:
-    key = content_key(value)
-    found = None if key is None else _ENVIRONMENTS.get(key)
-    if found is None:
-        found = cast("Environment", validate(value))
-        if key is not None:
-            if len(_ENVIRONMENTS) >= _MOST_ENVIRONMENTS:
-                _ENVIRONMENTS.clear()
-            _ENVIRONMENTS[key] = found
-    return found
+    return _ENVIRONMENTS.get(value, lambda: cast("Environment", validate(value)))
 
 
 class Record(_Part):

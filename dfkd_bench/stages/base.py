@@ -100,6 +100,12 @@ class StageContext:
         """Mixed precision for a stage's own networks."""
         return autocast(self.device, self.precision)
 
+    def images_from(self, generator: nn.Module, inputs: Tensor) -> Tensor:
+        """What a generator makes of its inputs, in mixed precision: float32, as networks and priors want images."""
+        with self.autocast():
+            images: Tensor = generator(inputs)
+        return images.float()
+
     @contextmanager
     def seeded(self) -> Iterator[None]:
         """Let code that takes no generator (a module's initial weights) draw from the stage's stream."""

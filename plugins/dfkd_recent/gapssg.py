@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dfkd_bench import Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import Generator, reset_generator
+from dfkd_bench.blocks.generators import Generator, placed, reset_generator
 from dfkd_bench.blocks.views import crop_and_flip
 
 
@@ -66,7 +66,7 @@ class GapInversion(Synthesizer[GapOptions]):
     def __init__(self, options: GapOptions, context: StageContext) -> None:
         super().__init__(options, context)
         with context.seeded():
-            self.generator = Generator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.generator = placed(Generator(options.latent_dim, context.card.image_shape), context.device)
         context.ledger.watch(self.generator, "generator")
 
     def synthesize(self, round: Round) -> SyntheticBatch:
@@ -81,9 +81,7 @@ class GapInversion(Synthesizer[GapOptions]):
         best = Best()
         self.generator.train()
         for step in range(options.steps):
-            with context.autocast():
-                images = self.generator(latents)
-            images = images.float()
+            images = context.images_from(self.generator, latents)
             loss = self._loss(images, targets)
             best.update(loss, images)
             optimizer.zero_grad(set_to_none=True)

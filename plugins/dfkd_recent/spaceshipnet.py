@@ -28,7 +28,7 @@ from dfkd_bench import (
 )
 from dfkd_bench.blocks.batchnorm import bn_loss
 from dfkd_bench.blocks.best import Best
-from dfkd_bench.blocks.generators import doubling_layers, quarter
+from dfkd_bench.blocks.generators import doubling_layers, placed, quarter
 from dfkd_bench.blocks.kd import kl_divergence
 from dfkd_bench.blocks.views import crop_and_flip
 
@@ -122,7 +122,7 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
     def __init__(self, options: SpaceshipOptions, context: StageContext) -> None:
         super().__init__(options, context)
         with context.seeded():
-            self.generator = OpenGenerator(options.latent_dim, context.card.image_shape).to(context.device)
+            self.generator = placed(OpenGenerator(options.latent_dim, context.card.image_shape), context.device)
         context.ledger.watch(self.generator, "generator")
         # Half precision. On a CPU memory is taken when it is written to.
         shapes, self.room = self.generator.map_shapes, min(options.pool, context.bank_capacity or options.pool)
@@ -194,7 +194,7 @@ class Spaceship(Synthesizer[SpaceshipOptions]):
         view = crop_and_flip(images.float(), context.card.transform, generator)
         return SyntheticBatch(view, targets)
 
-    def pool(self) -> int:
+    def pool_size(self) -> int:
         """The images whose hidden maps are kept."""
         return self.count
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfkd_bench import Filter, Round, StageContext, StageOptions, Synthesizer, SyntheticBatch
 from dfkd_bench.blocks.batchnorm import bn_loss
-from dfkd_bench.blocks.generators import Generator
+from dfkd_bench.blocks.generators import Generator, placed
 from dfkd_bench.blocks.image_priors import l2_norm, total_variation
 from dfkd_bench.blocks.kd import js_divergence, released_js
 from dfkd_bench.blocks.views import crop_and_flip
@@ -80,7 +80,7 @@ class LenientExpert(Synthesizer[LenientOptions]):
         for layer in generator.conv_blocks[2:]:
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = options.bn_eps
-        self.generator = generator.to(context.device)
+        self.generator = placed(generator, context.device)
         context.ledger.watch(self.generator, "generator")
         self.optimizer = torch.optim.Adam(self.generator.parameters(), options.lr, fused=True)
 
@@ -102,9 +102,7 @@ class LenientExpert(Synthesizer[LenientOptions]):
     def _make(self, count: int) -> Tensor:
         shape, device = (count, self.options.latent_dim), self.context.device
         latents = torch.randn(shape, generator=self.context.generator, device=device)
-        with self.context.autocast():
-            images: Tensor = self.generator(latents)
-        return images.float()
+        return self.context.images_from(self.generator, latents)
 
     def _loss(self, images: Tensor, chosen: Tensor) -> Tensor:
         options, context = self.options, self.context

@@ -75,7 +75,7 @@ def test_exchanged_channels_come_from_the_image_that_is_as_far_from_the_end():
 def test_the_pool_keeps_the_maps_of_the_best_step_and_forgets_the_oldest():
     one = made()
     batches = [one.synthesize(Round(index, warmup=False)) for index in range(3)]
-    assert (one.pool(), one.next) == (20, 4)
+    assert (one.pool_size(), one.next) == (20, 4)
     assert made(make_context(bank_capacity=12)).room == 12
     # The third round's 8 images went to places 16 to 19 and 0 to 3.
     order = [*range(16, 20), *range(4)]

@@ -241,7 +241,7 @@ def test_upgrade_writes_old_records_anew_and_touches_no_other(tmp_path):
 
 
 def test_a_recalled_spec_is_the_one_that_would_be_read_from_scratch(tmp_path, monkeypatch):
-    monkeypatch.setattr("dfkd_bench.spec._FAMILIES", {})
+    monkeypatch.setattr("dfkd_bench.spec._FAMILIES", spec_module.Memo())
     for seed in (0, 3, 4):
         for options in ({"x": 1}, {"x": 1.0}, {"x": True}, {"x": None}, {"x": "1"}, {"x": [1]}, {}):
             spec = make_spec(seed=seed, synthesizer={"name": "noise", "options": options})
