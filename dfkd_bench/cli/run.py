@@ -244,7 +244,9 @@ def _study(bench: Workbench, study: str | None, grid: Path | None) -> Path | Non
 
 
 def _say_what_is_not_kept(bench: Workbench, done: list[RunSpec]) -> None:
-    lacking = sum(not (bench.results.folder(spec.hash) / "student.safetensors").exists() for spec in done)
+    from dfkd_bench.results.scan import STUDENT_FILE
+
+    lacking = sum(not (bench.results.folder(spec.hash) / STUDENT_FILE).exists() for spec in done)
     if lacking:
         say(f"{lacking} runs are done already and kept no images: another --results runs them anew")
 

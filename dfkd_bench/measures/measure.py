@@ -24,7 +24,8 @@ from dfkd_bench.measures.statistics import (
 )
 from dfkd_bench.models.build import build_model
 from dfkd_bench.results.records import Record
-from dfkd_bench.runs.kept import STUDENT_FILE, KeptBank, read_bank
+from dfkd_bench.results.scan import STUDENT_FILE
+from dfkd_bench.runs.kept import KeptBank, read_bank
 from dfkd_bench.stages.network import Network
 from dfkd_bench.workbench import Workbench
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from dfkd_bench.errors import DfkdError, Report
 from dfkd_bench.foreign import read_bytes
 
-__all__ = ["RECORD_FILE", "RUN_FOLDER", "record_files", "run_folders"]
+__all__ = ["BANK_FILE", "RECORD_FILE", "RUN_FOLDER", "STUDENT_FILE", "record_files", "run_folders"]
 
 RECORD_FILE = "record.json"
+#: What `--keep-bank` leaves beside it.
+BANK_FILE, STUDENT_FILE = "bank.safetensors", "student.safetensors"
 #: What a run's folder is called: its spec's hash.
 RUN_FOLDER = re.compile(r"[0-9a-f]{16}")
 

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from dfkd_bench.errors import DfkdError
 from dfkd_bench.files import replacing
+from dfkd_bench.results.scan import BANK_FILE, STUDENT_FILE
 from dfkd_bench.stages.bank import ImageBank
 
-__all__ = ["BANK_FILE", "STUDENT_FILE", "KeptBank", "keep", "read_bank"]
-
-BANK_FILE = "bank.safetensors"
-STUDENT_FILE = "student.safetensors"
+__all__ = ["KeptBank", "keep", "read_bank"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dfkd_bench.errors import DfkdError, first_line
 from dfkd_bench.files import file_hash, listed
 from dfkd_bench.results.curves import CURVE_FILE
 from dfkd_bench.results.records import Record
-from dfkd_bench.results.scan import RECORD_FILE
+from dfkd_bench.results.scan import BANK_FILE, RECORD_FILE, STUDENT_FILE
 from dfkd_bench.sharing.findings import Finding
 from dfkd_bench.sharing.folders import careful_record
 from dfkd_bench.sharing.numbers import check_curve, check_numbers
@@ -18,8 +18,8 @@ from dfkd_bench.sharing.numbers import check_curve, check_numbers
 __all__ = ["CheckedRun", "check_run"]
 
 #: What is in a run's folder beside the record, its curve and its picture: a failure's traceback, what an unfinished
-#: run resumes from, trackers' files, and records that a later run replaced.
-KNOWN_FILES = frozenset({"traceback.txt", "checkpoint.pt", "progress.json", "events.jsonl"})
+#: run resumes from, what `--keep-bank` keeps, trackers' files, and records that a later run replaced.
+KNOWN_FILES = frozenset({"traceback.txt", "checkpoint.pt", "progress.json", "events.jsonl", BANK_FILE, STUDENT_FILE})
 KNOWN_FOLDERS = frozenset({"tensorboard", "replaced"})
 
 

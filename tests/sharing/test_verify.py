@@ -317,6 +317,12 @@ def test_a_table_from_another_version_of_a_library_may_differ_in_the_last_digit(
     assert verify(whole, known=KNOWN).findings == []
 
 
+@pytest.mark.parametrize("name", ["bank.safetensors", "student.safetensors"])
+def test_what_a_run_keeps_on_demand_is_no_stranger(whole, name):
+    (first_run(whole) / name).write_bytes(b"images or weights")
+    assert verify(whole, known=KNOWN).findings == []
+
+
 def test_the_repositorys_own_results_fit():
     done = cli("verify", ROOT / "results" / "reference")
     assert done.code == 0, done.out
